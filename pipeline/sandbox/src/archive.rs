@@ -62,7 +62,10 @@ impl Archive {
         let mut archive = Archive { staged, zip, zip64 };
         if let Some(folder) = top_folder {
             let options = archive.options(false);
-            archive.zip.add_directory(folder, options).map_err(|error| SandboxError::encode(path.display(), error))?;
+            archive
+                .zip
+                .add_directory(folder, options)
+                .map_err(|error| SandboxError::zip(path, path.display(), error))?;
         }
         Ok(archive)
     }
@@ -83,7 +86,7 @@ impl Archive {
         let path = self.staged.path();
         self.zip
             .start_file(name, options)
-            .map_err(|error| SandboxError::encode(format!("{name} of {}", path.display()), error))?;
+            .map_err(|error| SandboxError::zip(path, format!("{name} of {}", path.display()), error))?;
         self.zip.write_all(bytes).map_err(SandboxError::storage(path))
     }
 
@@ -94,7 +97,8 @@ impl Archive {
 
     /// Writes the directory; the result only needs its final name.
     pub fn complete(self) -> Result<Staged, SandboxError> {
-        let writer = self.zip.finish().map_err(|error| SandboxError::encode(self.staged.path().display(), error))?;
+        let path = self.staged.path();
+        let writer = self.zip.finish().map_err(|error| SandboxError::zip(path, path.display(), error))?;
         self.staged.complete(writer)?;
         Ok(self.staged)
     }

@@ -61,14 +61,28 @@ pub fn edit_map(out: &Path, share: f64, seed: u64) -> Result<MapEdits, SandboxEr
     // far from everything, and of no interest
     planet.create(Body::Node((12.5, -34.5)), tags(&[("natural", "tree")]));
     let objects = planet.changed();
-    publish_diff(out, edits + 1, &planet)?;
+    let [diff, state_of_diff, state] = stage_diff(out, edits + 1, &planet)?;
     let extract = extract_path(out, edits + 1);
     let mut writer = Extract::create(&extract, edits + 1)?;
     writer.put(&planet.elements())?;
-    for file in writer.complete()? {
+    let [packed, plain] = writer.complete()?;
+    // the next edit starts from the last extract, and readers ask for no diff that the state does not name: whoever is
+    // interrupted before the extract has its name makes the same diff again, and nobody has read it
+    for file in [diff, state_of_diff, packed, plain, state] {
         file.publish()?;
     }
     Ok(MapEdits { images, deleted, sequence, extract, objects })
+}
+
+/// What edits of the map have left in a folder: `replication`, and the extracts after them.
+pub(crate) fn left_in(out: &Path) -> impl Iterator<Item = PathBuf> {
+    let is_extract = |name: &str| {
+        let number = name.strip_prefix("extract-").map(|rest| rest.strip_suffix(".pbf").unwrap_or(rest));
+        number.and_then(|rest| rest.strip_suffix(".osm")).is_some_and(|number| number.parse::<u64>().is_ok())
+    };
+    let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
+    let is_left = move |name: &str| name == "replication" || is_extract(name);
+    entries.filter(move |entry| entry.file_name().to_str().is_some_and(is_left)).map(|entry| entry.path())
 }
 
 fn extract_path(out: &Path, edits: u64) -> PathBuf {
@@ -144,7 +158,8 @@ fn edit_around(planet: &mut Planet, image: &str, dice: &mut Dice) -> bool {
     false
 }
 
-fn publish_diff(out: &Path, edits: u64, planet: &Planet) -> Result<(), SandboxError> {
+/// The diff, its own state, and the state that names it as the last one.
+fn stage_diff(out: &Path, edits: u64, planet: &Planet) -> Result<[Staged; 3], SandboxError> {
     let (sequence, moment) = moment_of(edits);
     let root = out.join("replication");
     let folder = root.join(format!("{:03}/{:03}", sequence / 1_000_000, sequence / 1000 % 1000));
@@ -154,16 +169,15 @@ fn publish_diff(out: &Path, edits: u64, planet: &Planet) -> Result<(), SandboxEr
     let text = planet.diff().map_err(|error| SandboxError::encode("a diff", error))?;
     packed.write_all(&text).map_err(|error| SandboxError::encode("a diff", error))?;
     let packed = packed.finish().map_err(|error| SandboxError::encode("a diff", error))?;
-    // the diff first, then what names it
-    for (path, bytes) in [
-        (folder.join(format!("{:03}.osc.gz", sequence % 1000)), packed.as_slice()),
-        (folder.join(format!("{:03}.state.txt", sequence % 1000)), state.as_bytes()),
-        (root.join("state.txt"), state.as_bytes()),
-    ] {
+    let stage = |path: PathBuf, bytes: &[u8]| -> Result<Staged, SandboxError> {
         let (staged, mut writer) = Staged::create(&path)?;
         writer.write_all(bytes).map_err(SandboxError::storage(&path))?;
         staged.complete(writer)?;
-        staged.publish()?;
-    }
-    Ok(())
+        Ok(staged)
+    };
+    Ok([
+        stage(folder.join(format!("{:03}.osc.gz", sequence % 1000)), &packed)?,
+        stage(folder.join(format!("{:03}.state.txt", sequence % 1000)), state.as_bytes())?,
+        stage(root.join("state.txt"), state.as_bytes())?,
+    ])
 }

@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use zip::result::ZipError;
+
 /// Failure of making or editing a sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -80,6 +82,23 @@ impl SandboxError {
 
     pub(crate) fn encode(what: impl ToString, reason: impl ToString) -> SandboxError {
         SandboxError::Encode { what: what.to_string(), reason: reason.to_string() }
+    }
+
+    /// Of an archive that cannot be written; where the disk refuses, its format is not why.
+    pub(crate) fn zip(path: &Path, what: impl ToString, error: ZipError) -> SandboxError {
+        match error {
+            ZipError::Io(source) => SandboxError::Storage { path: path.to_owned(), source },
+            other => SandboxError::encode(what, other),
+        }
+    }
+
+    /// The same for a table.
+    pub(crate) fn csv(path: &Path, error: csv::Error) -> SandboxError {
+        let reason = error.to_string();
+        match error.into_kind() {
+            csv::ErrorKind::Io(source) => SandboxError::Storage { path: path.to_owned(), source },
+            _ => SandboxError::encode(path.display(), reason),
+        }
     }
 }
 

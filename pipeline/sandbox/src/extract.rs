@@ -188,7 +188,7 @@ impl Extract {
         node(&mut self.nodes, (id, version), place, tags)
     }
 
-    /// Both files.
+    /// Both files, the XML last.
     pub fn complete(mut self) -> Result<[Staged; 2], SandboxError> {
         let ways = self.ways.into_inner();
         let mut finish = || {
@@ -198,7 +198,7 @@ impl Extract {
         };
         finish().map_err(SandboxError::storage(self.staged.path()))?;
         self.staged.complete(self.nodes.into_inner())?;
-        Ok([self.staged, self.packed.complete()?])
+        Ok([self.packed.complete()?, self.staged])
     }
 }
 

@@ -92,8 +92,8 @@ pub struct Summary {
 }
 
 /// Makes a sandbox world in the folder `out`, which is created; files of an older world there are
-/// replaced, each at once when it is complete. `progress` is told how many of how many tiles are
-/// done.
+/// replaced, each at once when it is complete, and the edits of its map are removed. `progress` is
+/// told how many of how many tiles are done.
 ///
 /// # Errors
 /// [`SandboxError::Setting`] for settings out of limits, [`SandboxError::Storage`] if the disk
@@ -104,8 +104,6 @@ pub fn generate(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Summary, SandboxError> {
     check(settings)?;
-    let tables_folder = out.join("dataframe");
-    std::fs::create_dir_all(&tables_folder).map_err(SandboxError::storage(&tables_folder))?;
     let mut world = World::create(out)?;
     let plans = tile::plan(settings);
     progress(0, plans.len());
@@ -120,21 +118,25 @@ pub fn generate(
 }
 
 /// # Errors
-/// [`SandboxError::Exists`] where [`generate`] would replace a file: the names are those of SkyScript's own archives.
+/// [`SandboxError::Exists`] where [`generate`] would replace or remove a file: the names are those of SkyScript's own
+/// archives.
 pub fn check_absent(out: &Path) -> Result<(), SandboxError> {
     let archives = ["images", "meta"].iter().flat_map(|kind| PARTS.map(|part| format!("{kind}{part}.zip")));
     let mut files = archives
-        .chain(["dataframe".into(), "extract.osm".into(), "extract.osm.pbf".into(), "replication".into()])
-        .map(|name| out.join(name));
+        .chain(LAYOUTS.map(|layout| layout.file().to_owned()))
+        .chain(["extract.osm".into(), "extract.osm.pbf".into()])
+        .map(|name| out.join(name))
+        .chain(edits::left_in(out));
     files.find(|path| path.exists()).map_or(Ok(()), |path| Err(SandboxError::Exists { path }))
 }
 
 /// # Errors
-/// [`SandboxError::Stranger`] for a folder that holds something and is no world that [`generate`] made.
+/// [`SandboxError::Stranger`] for a folder that holds something and is no world that [`generate`] made or has begun.
 pub fn check_replaceable(out: &Path) -> Result<(), SandboxError> {
     let is_empty = std::fs::read_dir(out).map_or(true, |mut entries| entries.next().is_none());
     let is_world = ["dataframe/SkyScript_sandbox.csv", "extract.osm"].iter().all(|name| out.join(name).is_file());
-    if is_empty || is_world { Ok(()) } else { Err(SandboxError::Stranger { path: out.to_owned() }) }
+    let is_begun = out.join("extract.osm.partial").is_file();
+    if is_empty || is_world || is_begun { Ok(()) } else { Err(SandboxError::Stranger { path: out.to_owned() }) }
 }
 
 fn check(settings: &Settings) -> Result<(), SandboxError> {
@@ -170,6 +172,11 @@ impl World {
             let name = format!("{kind}{part}");
             Archive::create(&out.join(format!("{name}.zip")), Some(&name), zip64)
         };
+        std::fs::create_dir_all(out).map_err(SandboxError::storage(out))?;
+        // begun before everything else, and published after it: where its partial file is, a world was interrupted
+        let extract = Extract::create(&out.join("extract.osm"), 0)?;
+        let tables = out.join("dataframe");
+        std::fs::create_dir_all(&tables).map_err(SandboxError::storage(&tables))?;
         Ok(World {
             images: [
                 archive("images", PARTS[0], PARTS[0] == ZIP64_IMAGES)?,
@@ -180,7 +187,7 @@ impl World {
                 archive("meta", PARTS[1], PARTS[1] == ZIP64_META)?,
             ],
             tables: [Table::create(out, LAYOUTS[0])?, Table::create(out, LAYOUTS[1])?],
-            extract: Extract::create(&out.join("extract.osm"), 0)?,
+            extract,
             summary: Summary { images: 0, rows_by_source: BTreeMap::new(), osm_objects: 0, files: Vec::new() },
         })
     }
@@ -216,6 +223,11 @@ impl World {
             staged.push(table.complete()?);
         }
         staged.extend(self.extract.complete()?);
+        // objects have the same numbers in every world: the old one's diffs would be taken for edits of this one
+        for path in edits::left_in(out) {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(SandboxError::storage(&path))?;
+        }
         for file in staged {
             let path = file.path();
             summary.files.push(path.strip_prefix(out).unwrap_or(path).to_owned());

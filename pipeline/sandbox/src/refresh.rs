@@ -141,7 +141,7 @@ fn rewrite_part(
             target
                 .zip()
                 .raw_copy_file(member)
-                .map_err(|error| SandboxError::encode(format!("{name} of {}", path.display()), error))?;
+                .map_err(|error| SandboxError::zip(&path, format!("{name} of {}", path.display()), error))?;
             continue;
         }
         let deflated = member.compression() == zip::CompressionMethod::Deflated;

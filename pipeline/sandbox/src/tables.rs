@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::archive::Staged;
 use crate::error::SandboxError;
@@ -62,7 +62,7 @@ impl Table {
     pub fn create(folder: &Path, layout: Layout) -> Result<Table, SandboxError> {
         let (staged, writer) = Staged::create(&folder.join(layout.file()))?;
         let mut rows = csv::Writer::from_writer(writer);
-        rows.write_record(layout.header()).map_err(|error| SandboxError::encode(staged.path().display(), error))?;
+        rows.write_record(layout.header()).map_err(|error| SandboxError::csv(staged.path(), error))?;
         Ok(Table { staged, layout, rows })
     }
 
@@ -78,12 +78,12 @@ impl Table {
     }
 
     fn write(&mut self, row: impl Iterator<Item = String>) -> Result<(), SandboxError> {
-        self.rows.write_record(row).map_err(|error| SandboxError::encode(self.staged.path().display(), error))
+        self.rows.write_record(row).map_err(|error| SandboxError::csv(self.staged.path(), error))
     }
 
     pub fn complete(self) -> Result<Staged, SandboxError> {
-        let path: PathBuf = self.staged.path().to_owned();
-        let writer = self.rows.into_inner().map_err(|error| SandboxError::encode(path.display(), error))?;
+        let path = self.staged.path();
+        let writer = self.rows.into_inner().map_err(|error| SandboxError::storage(path)(error.into_error()))?;
         self.staged.complete(writer)?;
         Ok(self.staged)
     }

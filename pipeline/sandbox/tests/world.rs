@@ -481,3 +481,80 @@ fn edits_of_the_map_are_diffs_that_follow_each_other() -> Outcome {
     assert_eq!(std::fs::read(other.path().join(diff))?, std::fs::read(folder.path().join(diff))?);
     Ok(())
 }
+
+#[test]
+fn a_new_world_forgets_the_edits_of_the_one_before() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let settings = Settings { tiles_per_country: 20, side_px: 48, seed: 5 };
+    generate(folder.path(), &settings, &mut |_, _| {})?;
+    sandbox::edit_map(folder.path(), 0.2, 1)?;
+    sandbox::edit_map(folder.path(), 0.2, 2)?;
+    fs::write(folder.path().join("extract-of-mine.osm"), b"mine")?;
+    generate(folder.path(), &Settings { seed: 6, ..settings }, &mut |_, _| {})?;
+    for name in ["replication", "extract-101.osm", "extract-101.osm.pbf", "extract-102.osm", "extract-102.osm.pbf"] {
+        assert!(!folder.path().join(name).exists(), "{name}");
+    }
+    assert!(folder.path().join("extract-of-mine.osm").exists());
+    assert_eq!(sandbox::edit_map(folder.path(), 0.2, 1)?.sequence, 101);
+    // what would be removed is there already
+    let other = tempfile::tempdir()?;
+    sandbox::check_absent(other.path())?;
+    fs::write(other.path().join("extract-101.osm"), b"mine")?;
+    assert!(matches!(sandbox::check_absent(other.path()), Err(SandboxError::Exists { .. })));
+    Ok(())
+}
+
+#[test]
+fn a_diff_without_its_extract_is_told_to_nobody() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let settings = Settings { tiles_per_country: 20, side_px: 48, seed: 5 };
+    generate(folder.path(), &settings, &mut |_, _| {})?;
+    // in the way of the extract
+    let partial = folder.path().join("extract-101.osm.partial");
+    fs::create_dir(&partial)?;
+    let failed = sandbox::edit_map(folder.path(), 0.2, 1);
+    assert!(matches!(failed, Err(SandboxError::Storage { .. })), "{failed:?}");
+    for name in ["replication/state.txt", "replication/000/000/101.osc.gz"] {
+        assert!(!folder.path().join(name).exists(), "{name}");
+    }
+    fs::remove_dir(&partial)?;
+    assert_eq!(sandbox::edit_map(folder.path(), 0.2, 2)?.sequence, 101);
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_world_that_a_full_disk_has_stopped_is_made_when_there_is_room() -> Outcome {
+    for file in ["images2.zip.partial", "dataframe/SkyScript_sandbox.csv.partial"] {
+        let folder = tempfile::tempdir()?;
+        let full = folder.path().join(file);
+        fs::create_dir(folder.path().join("dataframe"))?;
+        std::os::unix::fs::symlink("/dev/full", &full)?;
+        let Err(error) = generate(folder.path(), &SETTINGS, &mut |_, _| {}) else {
+            return Err(format!("{file} was written to a full disk").into());
+        };
+        assert_eq!(error.exit_code(), 75, "{file}: {error}");
+        fs::remove_file(&full)?;
+        sandbox::check_absent(folder.path())?;
+        sandbox::check_replaceable(folder.path())?;
+        generate(folder.path(), &SETTINGS, &mut |_, _| {})?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_world_that_was_stopped_at_any_time_can_be_replaced_and_others_archives_cannot() -> Outcome {
+    let (folder, summary) = world()?;
+    // as it is before the last of its files has its name
+    fs::rename(folder.path().join("extract.osm"), folder.path().join("extract.osm.partial"))?;
+    assert_eq!(summary.files.last(), Some(&PathBuf::from("extract.osm")));
+    assert!(matches!(sandbox::check_absent(folder.path()), Err(SandboxError::Exists { .. })));
+    sandbox::check_replaceable(folder.path())?;
+    let theirs = tempfile::tempdir()?;
+    fs::create_dir(theirs.path().join("dataframe"))?;
+    for name in ["images2.zip", "meta2.zip", "dataframe/SkyScript_train.csv"] {
+        fs::write(theirs.path().join(name), b"SkyScript's own")?;
+    }
+    assert!(matches!(sandbox::check_replaceable(theirs.path()), Err(SandboxError::Stranger { .. })));
+    Ok(())
+}

@@ -13,7 +13,7 @@ use manifests::BuildSpec;
 use manifests::spec::CaptionServerSpec;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::backoff::Backoff;
 use crate::error::WorkerError;
@@ -22,8 +22,10 @@ use pace::Pace;
 
 /// Longer replies are cut, and then are no JSON.
 const MOST_REPLY_BYTES: usize = 4 << 20;
-/// A server that takes none of so many requests, and never took one, takes none at all.
+/// A server that takes none of so many requests, and never took one, is asked whether it takes any at all.
 const REFUSALS: u64 = 5;
+/// Side of the picture that it is asked about: any model sees it, and none finds it too large.
+const SMALL_PX: u32 = 64;
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
@@ -49,7 +51,7 @@ pub struct ChatServer {
     /// What it can always answer.
     greeting: bytes::Bytes,
     tries: u32,
-    /// How long a request is put off that the server has no room for while it answers others.
+    /// How long a request is put off that the server has no room for, while it answers others or a greeting.
     patience: Duration,
     at_once: usize,
     /// Of all threads together.
@@ -59,6 +61,8 @@ pub struct ChatServer {
     answered: AtomicU64,
     /// Requests that it did not take.
     not_taken: AtomicU64,
+    /// Whether it takes one with a small picture, once that was in doubt.
+    takes_pictures: OnceCell<bool>,
     /// Its own: threads may still wait for answers when that of the program ends.
     runtime: Option<Runtime>,
     stop: Arc<AtomicBool>,
@@ -121,6 +125,7 @@ impl ChatServer {
             pace: Pace::new(spec.requests_per_minute),
             answered: AtomicU64::new(0),
             not_taken: AtomicU64::new(0),
+            takes_pictures: OnceCell::new(),
             runtime: Some(runtime),
             stop,
         })
@@ -194,6 +199,8 @@ impl ChatServer {
         let mut backoff = fresh();
         let (mut tries, mut last_answered) = (0, self.answered.load(Ordering::Relaxed));
         let mut put_off: Option<Instant> = None;
+        // the server has no room for this request, and answers a greeting
+        let mut greeted = false;
         loop {
             let verdict = {
                 let _place = self.places.acquire().await.map_err(|_| Silence::Stopped)?;
@@ -217,7 +224,8 @@ impl ChatServer {
                 }
                 Verdict::NotTaken(why) => {
                     let refusals = self.not_taken.fetch_add(1, Ordering::Relaxed) + 1;
-                    if answered == 0 && refusals >= REFUSALS {
+                    // a run may begin with those images that it refuses, as with `--retry-errors`
+                    if answered == 0 && refusals >= REFUSALS && !self.takes_pictures(&body).await {
                         return Err(Silence::Wrong(format!(
                             "{}: none of {refusals} requests was taken: {why}",
                             self.url
@@ -240,17 +248,23 @@ impl ChatServer {
             } else {
                 tries += 1;
             }
-            if tries >= self.tries || (others_are_answered && !is_patient) {
-                let said = if others_are_answered {
-                    format!("put off for {} s while others are answered: {why}", since.elapsed().as_secs())
-                } else {
-                    format!("tried {tries} times: {why}")
-                };
+            let is_put_off = is_busy && (others_are_answered || greeted);
+            let is_over = if is_put_off { !is_patient } else { tries >= self.tries };
+            if is_over {
+                let tried = format!("tried {tries} times: {why}");
                 // is it this request that the server cannot do, or any?
-                return match (!is_busy || others_are_answered) && self.greets().await {
-                    true => Ok(Err(said)),
-                    false => Err(Silence::Unreachable(format!("{}: {image_id}: {said}", self.url))),
-                };
+                if !others_are_answered && !self.greets().await {
+                    return Err(Silence::Unreachable(format!("{}: {image_id}: {tried}", self.url)));
+                }
+                if !is_busy {
+                    return Ok(Err(tried));
+                }
+                if !is_patient {
+                    let seconds = since.elapsed().as_secs();
+                    return Ok(Err(format!("put off for {seconds} s while others are answered: {why}")));
+                }
+                // nobody is answered meanwhile, perhaps since nobody asks: the server is there all the same
+                greeted = true;
             }
             tracing::debug!(event = "chat", image_id, tries, why, "trying again");
             let wait = backoff.next().max(pause.unwrap_or_default());
@@ -274,6 +288,22 @@ impl ChatServer {
         matches!(self.verdict(self.greeting.clone()).await, Verdict::Answered(_))
     }
 
+    /// Does it take this request with a small picture in place of its own?
+    async fn takes_pictures(&self, body: &[u8]) -> bool {
+        let asked = self.takes_pictures.get_or_try_init(|| async {
+            let data = vec![128; 3 * SMALL_PX as usize * SMALL_PX as usize];
+            let grey = pixels::Rgb { width: SMALL_PX, height: SMALL_PX, data };
+            let Some(body) = chat::with_picture(body, &pixels::encode_png(&grey)) else { return Ok(false) };
+            match self.verdict(body.into()).await {
+                Verdict::Answered(_) => Ok(true),
+                Verdict::NotTaken(_) | Verdict::Never(_) => Ok(false),
+                // it says neither, and may be asked again
+                Verdict::TooMany(..) | Verdict::Again(..) => Err(()),
+            }
+        });
+        asked.await.copied().unwrap_or(true)
+    }
+
     async fn stopped(&self) {
         while !self.stop.load(Ordering::Relaxed) {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -294,13 +324,21 @@ impl Drop for ChatServer {
 impl chat::Server for ChatServer {
     fn ask(&self, questions: Vec<Question>) -> Result<Vec<Result<Answer, String>>, Silence> {
         let Some(runtime) = &self.runtime else { return Err(Silence::Stopped) };
-        runtime.block_on(async {
-            let answers = futures::stream::iter(questions).map(|question| self.answer(question));
+        let asking = questions
+            .into_iter()
+            .enumerate()
+            .map(|(number, question)| async move { self.answer(question).await.map(|answer| (number, answer)) });
+        // as they come: those behind a question that is put off do not wait for it
+        let answers = futures::stream::iter(asking).buffer_unordered(self.at_once).try_collect::<Vec<_>>();
+        let answers = runtime.block_on(async {
             tokio::select! {
-                answers = answers.buffered(self.at_once).try_collect() => answers,
+                answers = answers => answers,
                 () = self.stopped() => Err(Silence::Stopped),
             }
-        })
+        });
+        let mut answers = answers?;
+        answers.sort_unstable_by_key(|(number, _)| *number);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
     }
 }
 

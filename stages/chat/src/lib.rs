@@ -13,7 +13,7 @@ mod question;
 mod verdict;
 
 pub use answer::Answer;
-pub use question::{AnswerForm, Model, Question, greeting, media_type};
+pub use question::{AnswerForm, Model, Question, greeting, media_type, with_picture};
 pub use verdict::{Reply, Verdict, verdict};
 
 /// Why nobody is answered, by what the caller can do.

@@ -55,8 +55,8 @@ impl Question {
         form: &AnswerForm,
         seed: Option<u64>,
     ) -> Result<Self, String> {
-        let media_type = media_type(image).ok_or("the image is neither JPEG nor PNG, WebP or GIF")?;
-        let mut shown = json!({ "url": format!("data:{media_type};base64,{}", STANDARD.encode(image)) });
+        let url = data_url(image).ok_or("the image is neither JPEG nor PNG, WebP or GIF")?;
+        let mut shown = json!({ "url": url });
         if !model.detail.is_empty() {
             shown["detail"] = model.detail.as_str().into();
         }
@@ -103,6 +103,18 @@ pub fn greeting(model: &str, token_limit: TokenLimitField) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
+/// The body of a question with another picture: whether it is its own that a server does not take. `None` for what is
+/// no body of a [`Question`], or no picture that servers know.
+pub fn with_picture(body: &[u8], image: &[u8]) -> Option<Vec<u8>> {
+    let mut body: Value = serde_json::from_slice(body).ok()?;
+    *body.pointer_mut("/messages/0/content/1/image_url/url")? = data_url(image)?.into();
+    Some(body.to_string().into_bytes())
+}
+
+fn data_url(image: &[u8]) -> Option<String> {
+    Some(format!("data:{};base64,{}", media_type(image)?, STANDARD.encode(image)))
+}
+
 /// What servers know an image as, by its first bytes: names and headers may say anything.
 pub fn media_type(image: &[u8]) -> Option<&'static str> {
     match image {
@@ -145,6 +157,16 @@ mod tests {
             ] }],
         });
         assert_eq!(body, wanted);
+    }
+
+    #[test]
+    fn another_picture_leaves_the_rest_of_a_question() {
+        let form = AnswerForm::AnyObject;
+        let question = |image: &[u8]| Question::new(&model(), "a", image, "b", &form, Some(7)).unwrap();
+        let (one, other) = (question(b"\xff\xd8\xff\xe0rest"), b"\x89PNG\r\n\x1a\n..");
+        let read = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap();
+        assert_eq!(read(&with_picture(&one.body, other).unwrap()), read(&question(other).body));
+        assert_eq!((with_picture(&one.body, b"BM"), with_picture(b"{}", other)), (None, None));
     }
 
     #[test]

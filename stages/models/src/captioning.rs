@@ -38,6 +38,8 @@ pub struct Caption {
     pub ids: Vec<u32>,
     /// Without special tokens; `None` if the checkpoint's folder has no tokenizer.
     pub text: Option<String>,
+    /// No end token came before the limit of new ones.
+    pub is_cut: bool,
 }
 
 /// A frozen network that captions images.
@@ -115,7 +117,7 @@ pub(crate) fn write<N: NextLogits<Prompt = Tensor>>(
 ) -> Result<Vec<Caption>> {
     let prompts = |numbers: &[usize]| prompts(&numbers.iter().map(|&n| &requests[n]).collect::<Vec<_>>());
     let outputs = generator.run(session, requests.len(), max_batch, prompts)?;
-    outputs.into_iter().map(|ids| Ok(Caption { text: text(&ids)?, ids })).collect()
+    outputs.into_iter().map(|ids| Ok(Caption { text: text(&ids)?, is_cut: generator.is_cut(&ids), ids })).collect()
 }
 
 /// The images of some requests, `[B, 3, S, S]` without repetition, and which of them is each request's.

@@ -2,13 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use wording::{VARIANTS, Variants, parse_answer};
+use manifests::words::count;
+use wording::{VARIANTS, Variants, parse_answer, whole_objects};
 
 use super::StructuredCaption;
+
+/// What was said.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) text: String,
+    /// The limit of tokens cut it off.
+    pub(super) is_cut: bool,
+}
 
 /// What came of an image's answers.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
+    pub(super) prompt: String,
+    /// What of the prompt are the image's tags.
+    tags: Option<String>,
     variants: Variants,
     pub(super) attempts: usize,
     /// What was wrong with answers, and how often.
@@ -18,7 +30,12 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    pub(super) fn add(&mut self, answer: Result<String, String>, prompt: &str) {
+    /// None yet to a prompt with these tags in plain words.
+    pub(super) fn to(prompt: String, tags: Option<&str>) -> Self {
+        Self { prompt, tags: tags.map(str::to_owned), ..Self::default() }
+    }
+
+    pub(super) fn add(&mut self, answer: Result<Heard, String>) {
         self.attempts += 1;
         let problem = match answer {
             Err(why) => {
@@ -26,14 +43,17 @@ impl Answers {
                 self.broken.get_or_insert(why);
                 Some(problem)
             }
-            Ok(answer) => match parse_answer(&answer, prompt) {
-                Err(why) => Some(why.to_string()),
+            Ok(Heard { text, is_cut }) => {
+                let text = if is_cut { whole_objects(&text) } else { text.as_str() };
                 // an answer may hold several
-                Ok(variants) => {
-                    let new = variants.into_iter().map(|variant| self.variants.add(variant)).filter(|new| *new).count();
-                    (new == 0).then(|| "repeated another".to_owned())
+                let (variants, problem) = parse_answer(text, &self.prompt, self.tags.as_deref());
+                let new = variants.into_iter().map(|variant| self.variants.add(variant)).filter(|new| *new).count();
+                match problem {
+                    _ if is_cut => Some("reached the limit of tokens".to_owned()),
+                    Some(problem) => Some(problem.to_string()),
+                    None => (new == 0).then(|| "repeated another".to_owned()),
                 }
-            },
+            }
         };
         if let Some(problem) = problem {
             *self.problems.entry(problem).or_default() += 1;
@@ -53,12 +73,10 @@ impl Answers {
             return Err(why);
         }
         let flagged = (self.variants.missing() > 0).then(|| {
-            format!(
-                "has {} of {VARIANTS} variants after {} answers: {}",
-                self.variants.len(),
-                self.attempts,
-                reasons.join(", ")
-            )
+            let (few, after) = (self.variants.len(), count(self.attempts, "answer"));
+            // answers may be good and too few
+            let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
+            format!("has {few} of {VARIANTS} variants after {after}{reasons}")
         });
         Ok(StructuredCaption { variants: self.variants.into_inner(), attempts: self.attempts, flagged, served: None })
     }
@@ -74,13 +92,17 @@ mod tests {
         Ok(format!("{{\"one_sentence\": \"{text}.\", \"feature\": \"{text}\", \"caption\": \"It shows {text}.\"}}"))
     }
 
+    fn to_prompt() -> Answers {
+        Answers::to(PROMPT.into(), None)
+    }
+
     fn hear(answers: &mut Answers, answer: Result<String, String>) {
-        answers.add(answer, PROMPT);
+        answers.add(answer.map(|text| Heard { text, is_cut: false }));
     }
 
     #[test]
     fn five_distinct_answers_are_a_whole_row() {
-        let mut answers = Answers::default();
+        let mut answers = to_prompt();
         assert_eq!(answers.wanted(10), 5);
         ["lakes", "roads", "roofs"].iter().for_each(|text| hear(&mut answers, object(text)));
         hear(&mut answers, object("Lakes"));
@@ -95,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_row_that_never_gets_five_says_why() {
-        let mut answers = Answers::default();
+        let mut answers = to_prompt();
         hear(&mut answers, object("lakes"));
         hear(&mut answers, object("lakes"));
         hear(&mut answers, Ok(String::new()));
@@ -107,8 +129,23 @@ mod tests {
             why,
             "has 1 of 5 variants after 4 answers: 1 could not be computed, 1 repeated another, 1 said nothing"
         );
-        let mut broken = Answers::default();
+        let mut broken = to_prompt();
         (0..3).for_each(|_| hear(&mut broken, Err("out of memory".into())));
         assert_eq!(broken.written().unwrap_err(), "out of memory");
+        let mut few = to_prompt();
+        hear(&mut few, object("lakes"));
+        assert_eq!(few.written().unwrap().flagged.as_deref(), Some("has 1 of 5 variants after 1 answer"));
+    }
+
+    #[test]
+    fn half_an_object_is_no_variant() {
+        let mut answers = to_prompt();
+        let [one, two, three] = ["lakes", "roads", "roofs"].map(|text| object(text).unwrap());
+        let text = format!("[{one}, {two}, {}", three.trim_end_matches("s.\"}"));
+        answers.add(Ok(Heard { text, is_cut: true }));
+        let written = answers.written().unwrap();
+        assert_eq!(written.variants.len(), 2, "{written:?}");
+        let why = "has 2 of 5 variants after 1 answer: 1 reached the limit of tokens";
+        assert_eq!(written.flagged.as_deref(), Some(why));
     }
 }

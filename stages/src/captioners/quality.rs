@@ -4,6 +4,9 @@ use std::collections::HashSet;
 
 use manifests::spec::CaptionQualitySpec;
 
+/// Why an image has no caption where both tries came to nothing.
+pub(super) const SAYS_NOTHING: &str = "the model says nothing, asked twice";
+
 /// Measures of one caption.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Quality {
@@ -96,8 +99,10 @@ impl Quality {
         if asked.len() >= LEAK_WORDS && said.starts_with(&asked[..LEAK_WORDS]) {
             return Some("repeats its instruction".into());
         }
-        if self.words < limits.min_words {
-            return Some(format!("has {} words, fewer than {}", self.words, limits.min_words));
+        // one without a word is none
+        let least = limits.min_words.max(1);
+        if self.words < least {
+            return Some(format!("has {} words, fewer than {least}", self.words));
         }
         if self.repetition > limits.max_repetition {
             return Some(format!(
@@ -149,6 +154,8 @@ mod tests {
         assert!(problem("a road and a road and a road and a road and a road", None).unwrap().contains("triples"));
         assert!(problem("a wide field of yellow rape", Some("a soccer pitch")).unwrap().contains("mentions 0.00"));
         assert!(problem("please give a comprehensive and detailed lake", None).unwrap().contains("instruction"));
+        let any = CaptionQualitySpec { min_words: 0, ..CaptionQualitySpec::default() };
+        assert!(Quality::of("...", None, 1).problem("...", PROMPT, &any).unwrap().contains("fewer than 1"));
     }
 
     #[test]

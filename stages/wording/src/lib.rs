@@ -45,7 +45,7 @@ pub use phrases::{MAX_PHRASES, phrases};
 pub use plain_text::{LineProblem, written_line};
 pub use structured::{
     AnswerProblem, Field, MAX_FIELD_CHARS, VARIANTS, Variant, Variants, parse_answer, variants_from_scene,
-    variants_from_tags,
+    variants_from_tags, whole_objects,
 };
 pub use title::caption_from_title;
 pub use treatment::{Letters, TextTreatment};

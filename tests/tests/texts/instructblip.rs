@@ -160,6 +160,13 @@ fn bad_rows_stay_with_their_images() {
     std::fs::write(blip.join("generation_config.json"), text).unwrap();
     let short = captions(&map(&images[..1], &tags[..1]));
     assert!(short[0][0].split_whitespace().count() <= 2 && short[0] != all[0], "{short:?}");
+    // blanks say nothing: a caption that is none is no row of captions
+    networks::instructblip_tokenizers(&blip, |i| " ".repeat(i as usize));
+    let silent = map(&images, &tags);
+    let texts = captions(&silent);
+    let is_silent = |row: usize| matches!(&silent.outcomes[row], Outcome::Failed(why) if why.contains("says nothing"));
+    assert!([0, 2, 4].into_iter().any(is_silent), "{:?}", silent.outcomes);
+    assert!([0, 2, 4].into_iter().all(|row| is_silent(row) || !texts[row][0].trim().is_empty()), "{texts:?}");
     std::fs::write(blip.join("generation_config.json"), "{\"no_repeat_ngram_size\": 3}").unwrap();
     assert!(opened().err().unwrap().to_string().contains("no_repeat_ngram_size"));
 }

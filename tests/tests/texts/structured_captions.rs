@@ -99,7 +99,7 @@ async fn instructblip_is_asked_until_it_gave_five_distinct_ones() {
     let named = format!("caption.instructblip.weights={}", folder.display());
     let spec = |work: &str, more: &[&str]| {
         let base = [
-            "caption.captioner=instructblip",
+            "caption.structured_captioner=instructblip",
             named.as_str(),
             "caption.structured=true",
             "caption.instructblip.max_new_tokens=2",

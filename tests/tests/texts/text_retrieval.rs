@@ -166,6 +166,11 @@ async fn a_text_searches_what_was_written() {
         let why = searcher.search(&question).await.unwrap_err().to_string();
         assert!(why.contains(expected), "{why}");
     }
+    // a query that is pooled otherwise says nothing of these vectors
+    let other = pipeline_tests::open(spec(&world, &["text_retrieval.pooling=mean"])).await.unwrap();
+    let searcher = Searcher::open(SearchModel::of_texts(&other).await.unwrap(), [&other], &progress).await.unwrap();
+    let why = searcher.search(&question(text, Filter::default())).await.unwrap_err().to_string();
+    assert!(why.contains("run its build to its end"), "{why}");
     // a build without an encoder says what it needs
     let off = pipeline_tests::open(world.spec("work", &["score.clip=none"])).await.unwrap();
     let why = SearchModel::of_texts(&off).await.unwrap_err().to_string();

@@ -1,12 +1,12 @@
 //! Captions that a network writes: it sees the image and is told the geo-tags.
 
-use models::captioning::CaptionRequest;
+use models::captioning::{self, CaptionRequest};
 use models::language::generate::{GenerationSettings, Nucleus};
 use pixels::Rgb;
 use rayon::prelude::*;
 
 use super::super::prompt::{one_line, prompt_of};
-use super::super::quality::{Draft, Judgement};
+use super::super::quality::{Draft, Judgement, SAYS_NOTHING};
 use super::super::tags::TagWords;
 use super::super::{Caption, ImageTags, Images, Writer};
 use super::Network;
@@ -97,6 +97,9 @@ impl CaptionWriter {
             .into_iter()
             .map(|question| {
                 let (question, draft) = (question?, drafts.next().ok_or("the captioner gave no answer")??);
+                if draft.caption.is_empty() {
+                    return Err(SAYS_NOTHING.to_owned());
+                }
                 Ok(Caption {
                     captions: vec![draft.caption],
                     dropped_tags: question.dropped_tags,
@@ -114,10 +117,11 @@ impl CaptionWriter {
         asked: &[&Question],
         numbers: &[usize],
         vectors: &[Vec<f32>],
-        texts: Vec<Result<String, String>>,
+        said: Vec<Result<captioning::Caption, String>>,
         attempts: usize,
     ) -> Result<Vec<Result<Draft, String>>, StageError> {
-        let texts: Vec<Result<String, String>> = texts.into_iter().map(|t| t.map(|t| one_line(&t))).collect();
+        let line = |said: captioning::Caption| one_line(&said.text.unwrap_or_default());
+        let texts: Vec<Result<String, String>> = said.into_iter().map(|said| said.map(line)).collect();
         let mut clip_scores = vec![None; texts.len()];
         if let Some(judge) = &self.judge {
             let lines: Vec<&str> = texts.iter().map(|t| t.as_deref().unwrap_or_default()).collect();

@@ -46,7 +46,7 @@ impl Writer<QueryText> for QueryWriter {
                 written.extend(requests.into_iter().map(|request| {
                     request?;
                     let answer = said.next().unwrap_or_else(|| Err("no answer came".into()))?;
-                    Ok(QueryText::heard(&answer, &self.prompt, 1))
+                    Ok(QueryText::heard(&answer.text.unwrap_or_default(), &self.prompt, 1))
                 }));
                 Ok(())
             },

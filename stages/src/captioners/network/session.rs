@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use manifests::spec::{Decoding, InstructBlipSpec};
-use models::captioning::{self, CaptionRequest};
+use models::captioning::{self, Caption, CaptionRequest};
 use models::language::BatchLimits;
 use models::language::generate::{GenerationSettings, Nucleus};
 use pixels::{DecodeLimits, Rgb};
@@ -113,9 +113,9 @@ impl Session {
         &self,
         requests: &[CaptionRequest],
         settings: &GenerationSettings,
-    ) -> Result<Vec<Result<String, String>>, StageError> {
+    ) -> Result<Vec<Result<Caption, String>>, StageError> {
         match self.network.caption(requests, settings, self.batch) {
-            Ok(captions) => return Ok(captions.into_iter().map(|c| Ok(c.text.unwrap_or_default())).collect()),
+            Ok(captions) => return Ok(captions.into_iter().map(Ok).collect()),
             Err(error) => {
                 crate::device::check_alive(self.stage, &self.device)?;
                 tracing::debug!(%error, "a batch failed and is tried again one by one");
@@ -129,7 +129,8 @@ impl Session {
                 if alone.is_err() {
                     crate::device::check_alive(self.stage, &self.device)?;
                 }
-                Ok(alone.map(|mut c| c.pop().and_then(|c| c.text).unwrap_or_default()).map_err(|e| e.to_string()))
+                let said = alone.map_err(|e| e.to_string());
+                Ok(said.and_then(|mut captions| captions.pop().ok_or_else(|| "no answer came".to_owned())))
             })
             .collect()
     }

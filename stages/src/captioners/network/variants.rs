@@ -1,12 +1,12 @@
 //! Structured captions that a network is asked for.
 
 use manifests::spec::InstructBlipSpec;
-use models::captioning::CaptionRequest;
+use models::captioning::{Caption, CaptionRequest};
 use models::language::generate::{GenerationSettings, Nucleus};
 use rayon::prelude::*;
 use wording::VARIANTS;
 
-use super::super::answers::Answers;
+use super::super::answers::{Answers, Heard};
 use super::super::prompt::prompt_of;
 use super::super::tags::TagWords;
 use super::super::{ImageTags, Images, StructuredCaption, Writer};
@@ -30,7 +30,6 @@ pub(super) struct VariantWriter {
 struct Dialogue {
     row: usize,
     request: CaptionRequest,
-    prompt: String,
     answers: Answers,
 }
 
@@ -47,7 +46,7 @@ impl VariantWriter {
         let spec = &self.session.spec().structured;
         let prompt = prompt_of(&spec.prompt, &spec.prompt_without_tags, words.scene());
         let request = self.session.request(&rgb, &prompt, &self.base)?;
-        Ok(Dialogue { row, request, prompt, answers: Answers::default() })
+        Ok(Dialogue { row, request, answers: Answers::to(prompt, words.scene()) })
     }
 
     /// Asks in rounds, all images together, until each has its variants or no attempts are left.
@@ -79,9 +78,9 @@ impl VariantWriter {
                 .collect();
             let mut said = self.session.ask(&requests, &settings)?.into_iter();
             for (dialogue, wanted) in &mut asked {
-                let Dialogue { answers, prompt, .. } = &mut **dialogue;
                 for answer in said.by_ref().take(*wanted) {
-                    answers.add(answer, prompt);
+                    let heard = |said: Caption| Heard { text: said.text.unwrap_or_default(), is_cut: said.is_cut };
+                    dialogue.answers.add(answer.map(heard));
                 }
             }
         }

@@ -5,7 +5,7 @@ use manifests::plan::Usage;
 use rayon::prelude::*;
 
 use super::super::prompt::{prompt_of, said};
-use super::super::quality::{Draft, Judgement};
+use super::super::quality::{Draft, Judgement, SAYS_NOTHING};
 use super::super::tags::TagWords;
 use super::super::{Caption, ImageTags, Images, Writer};
 use super::session::{Drawing, Said, Session, served};
@@ -97,7 +97,7 @@ impl Writer<Caption> for CaptionWriter {
         let written = begun.into_iter().map(|asked| {
             let (asked, (draft, served)) = (asked?, drafts.next().ok_or("the server gave no answer")??);
             if draft.caption.is_empty() {
-                return Err("the model says nothing, asked twice".to_owned());
+                return Err(SAYS_NOTHING.to_owned());
             }
             Ok(Caption {
                 captions: vec![draft.caption],

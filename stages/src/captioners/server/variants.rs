@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::json;
 use wording::VARIANTS;
 
-use super::super::answers::Answers;
+use super::super::answers::{Answers, Heard};
 use super::super::prompt::prompt_of;
 use super::super::tags::TagWords;
 use super::super::{ImageTags, Images, StructuredCaption, Writer};
@@ -22,7 +22,6 @@ pub(super) struct VariantWriter {
 /// An image with what was said about it so far.
 struct Dialogue {
     row: usize,
-    prompt: String,
     answers: Answers,
     served: Option<String>,
     /// Why it is not asked about again.
@@ -43,7 +42,7 @@ impl VariantWriter {
     fn begin(&self, row: usize, known: &ImageTags<'_>) -> Result<Dialogue, String> {
         let (spec, words) = (&self.session.spec().structured, TagWords::of(known)?);
         let prompt = prompt_of(&spec.prompt, &spec.prompt_without_tags, words.scene());
-        Ok(Dialogue { row, prompt, answers: Answers::default(), served: None, failed: None })
+        Ok(Dialogue { row, answers: Answers::to(prompt, words.scene()), served: None, failed: None })
     }
 
     /// Each round is warmer, up to 1: what said the same at a low temperature would go on to.
@@ -71,15 +70,15 @@ impl Writer<StructuredCaption> for VariantWriter {
                 .par_iter()
                 .map(|d| {
                     let (id, bytes) = (images.tags[d.row].image_id, images.bytes[d.row]);
-                    self.session.question(&drawing, id, bytes, &d.prompt, round)
+                    self.session.question(&drawing, id, bytes, &d.answers.prompt, round)
                 })
                 .collect();
             for (dialogue, answer) in open.iter_mut().zip(self.session.ask_all(questions)?) {
-                let Dialogue { answers, prompt, served: by, failed, .. } = &mut **dialogue;
+                let Dialogue { answers, served: by, failed, .. } = &mut **dialogue;
                 // a refusal is final, and so is what was tried again and again
                 *failed = answer.as_ref().err().cloned();
                 *by = answer.as_ref().ok().and_then(served).or(by.take());
-                answers.add(answer.map(|answer| answer.text), prompt);
+                answers.add(answer.map(|answer| Heard { text: answer.text, is_cut: answer.is_cut }));
             }
         }
         let written = dialogues.into_iter().map(|dialogue| {

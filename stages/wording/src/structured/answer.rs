@@ -12,14 +12,14 @@ const MAX_ANSWER_CHARS: usize = 8_192;
 /// Braces that are tried.
 const MAX_OBJECTS: usize = 64;
 
-/// Why an answer gives no variant.
+/// Why an answer, or an object of it, gives no variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AnswerProblem {
     /// There is no text.
     Empty,
     /// Nothing in it has one of the three fields.
     NoObject,
-    /// The named field is missing, empty, or only what the prompt said.
+    /// The named field is missing, empty, or only what the instructions said.
     Lacks(&'static str),
 }
 
@@ -40,22 +40,28 @@ impl fmt::Display for AnswerProblem {
     }
 }
 
-/// All variants of an answer, in their order; at least one.
+/// All variants of an answer, in their order, and why there are none, or why one more object is none.
+///
+/// `tags` are the words of the prompt that are no instruction: what they say is an answer, not an echo.
 ///
 /// Understood are code fences and prose around objects, several objects, single and curly quotes, trailing commas, a
 /// missing closing quote or brace, keys in other case or spacing or without quotes, lists of texts, escapes, quotes
 /// inside of a text, plain `FEATURE: …` lines, and a repetition of `prompt` before it all. Each field becomes one line of
 /// at most [`MAX_FIELD_CHARS`] characters.
-///
-/// # Errors
-/// The reason why there is none.
-pub fn parse_answer(answer: &str, prompt: &str) -> Result<Vec<Variant>, AnswerProblem> {
-    let chars: Vec<char> = answer.chars().take(MAX_ANSWER_CHARS).collect();
+pub fn parse_answer(answer: &str, prompt: &str, tags: Option<&str>) -> (Vec<Variant>, Option<AnswerProblem>) {
+    let chars: Vec<char> = match answer.char_indices().nth(MAX_ANSWER_CHARS) {
+        Some((end, _)) => whole_objects(&answer[..end]).chars().collect(),
+        None => answer.chars().collect(),
+    };
     let chars = without_prompt(&chars, prompt);
     if chars.iter().all(|c| c.is_whitespace()) {
-        return Err(AnswerProblem::Empty);
+        return (Vec::new(), Some(AnswerProblem::Empty));
     }
-    let echoed = normalise_caption(prompt);
+    let tags = tags.filter(|tags| !tags.is_empty());
+    let echoed: Vec<String> = match tags {
+        Some(tags) => prompt.split(tags).map(normalise_caption).collect(),
+        None => vec![normalise_caption(prompt)],
+    };
     let mut problem = AnswerProblem::NoObject;
     let mut variants = Vec::new();
     let mut next = 0;
@@ -79,7 +85,14 @@ pub fn parse_answer(answer: &str, prompt: &str) -> Result<Vec<Variant>, AnswerPr
             Err(why) => problem = problem.or(why),
         }
     }
-    if variants.is_empty() { Err(problem) } else { Ok(variants) }
+    // prose has braces, too
+    let is_worth_a_word = variants.is_empty() || problem != AnswerProblem::NoObject;
+    (variants, is_worth_a_word.then_some(problem))
+}
+
+/// An answer that breaks off, up to its last whole object: nobody can tell half a sentence from a whole one.
+pub fn whole_objects(answer: &str) -> &str {
+    answer.rfind('}').map_or("", |end| &answer[..=end])
 }
 
 /// The answer behind a repetition of the prompt, whose white space may differ.
@@ -127,25 +140,25 @@ fn labelled_lines(chars: &[char]) -> Fields {
 }
 
 /// Three fields that say something of their own.
-fn variant(fields: Fields, echoed_prompt: &str) -> Result<Variant, AnswerProblem> {
+fn variant(fields: Fields, echoed: &[String]) -> Result<Variant, AnswerProblem> {
     if fields.iter().all(Option::is_none) {
         return Err(AnswerProblem::NoObject);
     }
     let mut texts = FIELD_NAMES.iter().zip(fields).map(|(name, field)| {
         let text = clean_line(&field.unwrap_or_default(), MAX_FIELD_CHARS);
-        if says_something(&text, echoed_prompt) { Ok(text) } else { Err(AnswerProblem::Lacks(name)) }
+        if says_something(&text, echoed) { Ok(text) } else { Err(AnswerProblem::Lacks(name)) }
     });
     // one for each name
     let mut next = || texts.next().unwrap_or(Err(AnswerProblem::NoObject));
     Ok(Variant { one_sentence: next()?, feature: next()?, caption: next()? })
 }
 
-/// Not "...", not "one sentence" or "string", not a piece of the prompt that is long enough to be told from chance.
-fn says_something(text: &str, echoed_prompt: &str) -> bool {
+/// Not "...", not "one sentence" or "string", not a piece of an instruction that is long enough to be told from chance.
+fn says_something(text: &str, echoed: &[String]) -> bool {
     const ECHO_WORDS: usize = 4;
     let key = normalise_caption(text);
     let placeholder = field_of(&key).is_some() || matches!(key.as_str(), "text" | "string" | "str" | "null" | "none");
-    let echo = key.split(' ').count() >= ECHO_WORDS && echoed_prompt.contains(&key);
+    let echo = key.split(' ').count() >= ECHO_WORDS && echoed.iter().any(|said| said.contains(&key));
     key.chars().any(char::is_alphabetic) && !placeholder && !echo
 }
 
@@ -158,8 +171,8 @@ mod tests {
                           in it\", \"caption\": \"...\"}.";
 
     fn one(answer: &str) -> [String; 3] {
-        let mut variants = parse_answer(answer, PROMPT).unwrap_or_else(|why| panic!("{answer}: {why}"));
-        assert_eq!(variants.len(), 1, "{answer}: {variants:?}");
+        let (mut variants, why) = parse_answer(answer, PROMPT, None);
+        assert_eq!(variants.len(), 1, "{answer}: {variants:?} {why:?}");
         let Variant { one_sentence, feature, caption } = variants.remove(0);
         [one_sentence, feature, caption]
     }
@@ -211,12 +224,51 @@ mod tests {
         let object = r#"{"one_sentence": "A lake.", "feature": "a pier", "caption": "A lake with a pier."}"#;
         for leak in [PROMPT.to_owned(), PROMPT.to_uppercase(), PROMPT.replace(' ', "\n  ")] {
             assert_eq!(one(&format!("{leak} {object}"))[0], "A lake.");
-            assert_eq!(parse_answer(&leak, PROMPT), Err(AnswerProblem::Empty));
+            assert_eq!(parse_answer(&leak, PROMPT, None), (Vec::new(), Some(AnswerProblem::Empty)));
         }
         // only its end leaks: the example's own words are not taken for an answer
         let tail = &PROMPT[40..];
         assert_eq!(one(&format!("{tail} {object}"))[1], "a pier");
-        assert!(matches!(parse_answer(tail, PROMPT), Err(AnswerProblem::Lacks(_))));
+        assert!(matches!(parse_answer(tail, PROMPT, None), (none, Some(AnswerProblem::Lacks(_))) if none.is_empty()));
+    }
+
+    #[test]
+    fn what_the_tags_say_is_no_echo_of_the_prompt() {
+        let tags = "a soccer pitch, surrounded by two residential roads and a house";
+        let prompt = format!(
+            "Describe this satellite image, which the map knows as: {tags}. North is at the top. Name only what is \
+             visible, and say sizes in words such as small, large, long or narrow."
+        );
+        let answer = |sentence: &str| {
+            let rest = r#""feature": "goals", "caption": "A pitch.""#;
+            parse_answer(&format!("{{\"one_sentence\": \"{sentence}\", {rest}}}"), &prompt, Some(tags))
+        };
+        let (variants, why) = answer("A soccer pitch surrounded by two residential roads and a house.");
+        assert_eq!((variants.len(), why), (1, None));
+        // what is asked around them still is
+        for echo in ["Name only what is visible, and say sizes", "Describe this satellite image, which the map knows"] {
+            assert_eq!(answer(echo), (Vec::new(), Some(AnswerProblem::Lacks("one_sentence"))), "{echo}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_none_is_named_beside_others() {
+        let whole = r#"{"one_sentence": "A lake.", "feature": "a pier", "caption": "A lake with a pier."}"#;
+        let (variants, why) = parse_answer(&format!("[{whole}, {{\"one_sentence\": \"A pond.\"}}]"), PROMPT, None);
+        assert_eq!((variants.len(), why), (1, Some(AnswerProblem::Lacks("feature"))));
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_ends_with_its_last_object() {
+        assert_eq!(whole_objects(r#"{"a": "b"}, {"a": "hal"#), r#"{"a": "b"}"#);
+        assert_eq!(whole_objects("é}ü"), "é}");
+        assert_eq!(whole_objects("FEATURE: a pi"), "");
+        // longer ones break off where reading does
+        let long = format!(
+            "{{\"one_sentence\": \"A lake.\", \"feature\": \"a pier\", \"caption\": \"It is {}\"}}",
+            "long ".repeat(MAX_ANSWER_CHARS)
+        );
+        assert!(parse_answer(&long, PROMPT, None).0.is_empty());
     }
 
     #[test]
@@ -225,7 +277,7 @@ mod tests {
             |i: usize| format!("{{\"one_sentence\": \"Lake {i}.\", \"feature\": \"pier\", \"caption\": \"x\"}}");
         let answer = format!("[{}, {},\n{}]", object(0), object(1), object(2));
         let sentences: Vec<String> =
-            parse_answer(&answer, "").unwrap().into_iter().map(|variant| variant.one_sentence).collect();
+            parse_answer(&answer, "", None).0.into_iter().map(|variant| variant.one_sentence).collect();
         assert_eq!(sentences, ["Lake 0.", "Lake 1.", "Lake 2."]);
     }
 
@@ -247,7 +299,7 @@ mod tests {
                 AnswerProblem::Lacks("one_sentence"),
             ),
         ] {
-            assert_eq!(parse_answer(answer, PROMPT), Err(problem), "{answer}");
+            assert_eq!(parse_answer(answer, PROMPT, None), (Vec::new(), Some(problem)), "{answer}");
         }
         assert_eq!(AnswerProblem::Lacks("feature").to_string(), "lacked feature");
     }
@@ -273,8 +325,11 @@ mod tests {
             "caption:".repeat(1 << 16),
             "п{\"о\":\"ж\"}".repeat(1 << 14),
         ] {
-            assert!(parse_answer(&hostile, PROMPT).is_err());
-            assert!(parse_answer(&hostile, &hostile).is_err());
+            let read: String = hostile.chars().take(MAX_ANSWER_CHARS).collect();
+            for hostile in [hostile, read] {
+                assert!(parse_answer(&hostile, PROMPT, Some("{")).0.is_empty());
+                assert!(parse_answer(&hostile, &hostile, None).0.is_empty());
+            }
         }
     }
 
@@ -286,7 +341,7 @@ mod tests {
         for start in 0..chars.len() {
             for end in start..=chars.len() {
                 let cut: String = chars[start..end].iter().collect();
-                let _ = parse_answer(&cut, PROMPT);
+                let _ = parse_answer(&cut, PROMPT, None);
             }
         }
     }

@@ -5,7 +5,7 @@ mod answer;
 mod compose;
 mod object;
 
-pub use answer::{AnswerProblem, parse_answer};
+pub use answer::{AnswerProblem, parse_answer, whole_objects};
 pub use compose::{variants_from_scene, variants_from_tags};
 
 use crate::normalise::normalise_caption;

@@ -54,6 +54,11 @@ impl Generator {
         self
     }
 
+    /// Whether a text has no end token behind it.
+    pub(crate) fn is_cut(&self, ids: &[u32]) -> bool {
+        ids.last().is_none_or(|id| !self.end_ids.contains(id))
+    }
+
     fn search(&self, number: usize) -> Search {
         match (self.settings.sampling, self.seeds.get(number)) {
             (Some(nucleus), Some(&Some(seed))) => {
@@ -312,6 +317,18 @@ mod tests {
                 assert_eq!(network.largest_batch, max_batch.min(23));
                 assert!(network.sequences.is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn a_text_without_its_end_is_cut() {
+        for settings in settings() {
+            let texts = run(&mut Hashed::new(usize::MAX), settings.clone(), 8).unwrap();
+            let generator = Generator::new(settings, &[0, 1]).unwrap();
+            assert!(texts.iter().any(|ids| !generator.is_cut(ids)), "{texts:?}");
+            // 0 and 1 end a text wherever they come
+            assert!(texts.iter().all(|ids| generator.is_cut(ids) == !ids.iter().any(|id| *id < 2)), "{texts:?}");
+            assert!(generator.is_cut(&[]));
         }
     }
 

@@ -12,37 +12,51 @@ export CARGO_TERM_COLOR=never
 
 # name, minutes that it may take, folders that it depends on
 changed=(
-    "chaos 4 manifests workers stages/src pipeline/src tests/src tests/chaos Cargo.lock"
+    "chaos 4 manifests workers stages/src pipeline/src tests/src tests/chaos tests/examples/chaos.rs Cargo.lock"
     "slurm 8 manifests workers pipeline/src pipeline/engines tests/slurm tests/tests/slurm.rs Cargo.lock"
     "notebook 5 docs/guide/tour.ipynb tests/python.sh manifests workers stages/src pipeline/src Cargo.lock"
     "atlas 6 manifests workers pipeline/src pipeline/atlas tests/browser Cargo.lock"
     "cuda 15 stages/models stages/training workers/ranks pipeline/src tests/device tests/gpu-on-cpu tests/cuda.sh Cargo.lock"
 )
 only_full=(
-    "elsewhere 15 stages workers/src/export pipeline/src Cargo.lock"
+    "elsewhere 15 stages workers/src/export pipeline/src tests/tests/results/exports.rs tests/peers/read_exports.py Cargo.lock"
     "wheel 30 deploy/python pyproject.toml pipeline Cargo.lock"
-    "chaos_long 60 manifests workers stages/src pipeline/src tests/src tests/chaos Cargo.lock"
+    "chaos_long 60 manifests workers stages/src pipeline/src tests/src tests/chaos tests/examples/chaos.rs Cargo.lock"
     "fuzz 60 stages manifests workers/src tests/fuzz Cargo.lock"
 )
 
 # a suite that lacks a program says so; it counts as run nowhere
 skip() { skipped=yes; echo "$1"; }
 
-chaos() { make chaos; }
+# a command that ends with 77 lacks a program
+unless_lacking() { # words, command…
+    local words=$1 code=0; shift
+    "$@" || code=$?
+    case $code in 0) ;; 77) skip "$words" ;; *) return $code ;; esac
+}
+
+chaos() { disturb; }
+
+chaos_long() { disturb --long; }
+
+disturb() {
+    make chaos-driver
+    unless_lacking "nothing to disturb builds with: no trial was made" target/debug/examples/chaos --seed "${SEED:-1}" "$@"
+}
 
 slurm() {
-    if command -v slurmctld >/dev/null; then make slurm-test; else skip "no slurmctld: no build ran on Slurm"; fi
+    if (PATH=$PATH:/usr/sbin; type slurmctld slurmd sbatch munged) >/dev/null 2>&1; then
+        make slurm-test
+    else
+        skip "slurmctld, slurmd, sbatch and munged are not all there: no build ran on Slurm"
+    fi
 }
 
 notebook() { for_python notebook; }
 
 wheel() { for_python wheel; }
 
-for_python() {
-    local code=0
-    tests/python.sh "$1" || code=$?
-    case $code in 0) ;; 77) skip "no Python packages: the $1 was not looked at" ;; *) return $code ;; esac
-}
+for_python() { unless_lacking "no Python packages: the $1 was not looked at" tests/python.sh "$1"; }
 
 # pages in a browser: where there is one, and what drives it
 atlas() {
@@ -58,10 +72,6 @@ atlas() {
 cuda() {
     # what NCCL's side makes of ranks that leave needs no NCCL
     cargo test --locked -p ranks --features ranks/nccl --lib -- nccl::
-    without_toolkit() {
-        cargo clippy --locked --workspace --all-targets --features ranks/nccl -- -D warnings
-        skip "no CUDA toolkit: of the GPU build only NCCL's side was checked"
-    }
     if [ -n "${CUDA_HOME:-}" ] || command -v nvcc >/dev/null; then
         tests/cuda.sh
     elif [ -n "${URBANCROSS_CUDA_INSTALL:-}" ]; then
@@ -73,12 +83,20 @@ cuda() {
     fi
 }
 
+without_toolkit() {
+    cargo clippy --locked --workspace --all-targets --features ranks/nccl -- -D warnings
+    skip "no CUDA toolkit: of the GPU build only NCCL's side was checked"
+}
+
 # our models in PyTorch, open_clip and transformers: four gigabytes of wheels, so only in the full gate
 elsewhere() {
     local home; home=$(mktemp -d)
     if python3 -m venv "$home" && "$home/bin/pip" install -q torch open_clip_torch transformers tensorboard datasets webdataset geopandas duckdb \
         duckdb-extension-spatial mlcroissant; then
-        (. "$home/bin/activate" && cargo test --locked --workspace --test results -- exports --nocapture)
+        # all is there: nothing may be left out
+        (. "$home/bin/activate" && export URBANCROSS_ELSEWHERE=yes &&
+            cargo test --locked --workspace --test exports -- --nocapture &&
+            cargo test --locked --workspace --test results -- exports --nocapture)
     else
         skip "no PyTorch to be had: models were not loaded elsewhere"
     fi
@@ -93,8 +111,6 @@ always() {
     cargo clippy --locked --workspace --all-targets -- -D warnings
     make test
 }
-
-chaos_long() { make chaos-long; }
 
 fuzz() { make fuzz SECONDS=60; }
 

@@ -125,7 +125,7 @@ async def search(page, url):
     await expect(page.locator(".card .tags").first).to_contain_text("natural=water")
     await page.get_by_label("from year").fill("soon")
     await page.get_by_label("from year").press("Enter")
-    await expect(page.locator("#status.bad")).to_contain_text("is not a year")
+    await expect(page.locator("#status.bad")).to_contain_text("it must be a year")
 
 
 async def by_picture(page, url, jpeg):

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Without `--long` it is the bounded form: fewer trials, and none begins after `--seconds`. `--round` repeats one trial.
-//! Trials lie in memory, or below `--keep`. The folder of a trial that failed is kept, with the store, the outputs of all workers and the journal of changes.
+//! Trials lie in memory, or below `--keep`. The folder of a trial that failed is kept, with the store, the outputs of all
+//! workers and the journal of changes. On a machine that cannot disturb a program it ends with 77.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ use pipeline_tests::chaos::trial::{Arsenal, Trial, Unarmed};
 
 /// The bounded form begins no trial after this.
 const BOUND: Duration = Duration::from_secs(180);
+/// Exit code where no trial can be made on this machine.
+const UNARMED: u8 = 77;
 
 struct Options {
     seed: u64,
@@ -102,8 +105,9 @@ fn main() -> ExitCode {
         std::env::set_var("AWS_SECRET_ACCESS_KEY", "testing");
     }
     match options().and_then(|options| all(&options)) {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(failed) => {
+        Ok(None) => ExitCode::from(UNARMED),
+        Ok(Some(0)) => ExitCode::SUCCESS,
+        Ok(Some(failed)) => {
             println!("{failed} trials failed");
             ExitCode::FAILURE
         }
@@ -114,11 +118,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells all trials; how many failed.
-fn all(options: &Options) -> Result<u32, String> {
+/// Tells all trials; how many failed, or `None` where this machine can make none.
+fn all(options: &Options) -> Result<Option<u32>, String> {
     if options.list {
         SCENARIOS.iter().for_each(|s| println!("{:12} {}", s.name, s.what));
-        return Ok(0);
+        return Ok(Some(0));
     }
     let trials = options.trials();
     if trials.is_empty() {
@@ -133,7 +137,7 @@ fn all(options: &Options) -> Result<u32, String> {
         Ok(arsenal) => arsenal,
         Err(Unarmed::Here(why)) => {
             println!("skipped: {why}");
-            return Ok(0);
+            return Ok(None);
         }
         Err(Unarmed::Program(why)) => return Err(why),
     };
@@ -145,7 +149,7 @@ fn all(options: &Options) -> Result<u32, String> {
         arsenal.later_steps.len()
     );
     let lines = in_parallel(options, &arsenal, &trials);
-    Ok(summed(&arsenal, &trials, &lines))
+    Ok(Some(summed(&arsenal, &trials, &lines)))
 }
 
 fn in_parallel(options: &Options, arsenal: &Arsenal, trials: &[(&Scenario, u64)]) -> Vec<Line> {

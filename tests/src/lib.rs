@@ -17,6 +17,8 @@ pub mod ray_head;
 pub mod s3;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -207,13 +209,23 @@ fn program(name: &str) -> PathBuf {
     program
 }
 
-/// A Python that has these modules; says so and gives `None` where there is none.
+/// Says that this test, or a part of it, is skipped: past the capture that hides what passing tests print.
+pub fn skipped(why: impl Display) {
+    let thread = std::thread::current();
+    let line = format!("skipped: {}: {why}\n", thread.name().unwrap_or("a test"));
+    _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// A Python that has these modules; says so and gives `None` where there is none. There must be one where all of them
+/// were installed for the tests (`URBANCROSS_ELSEWHERE`).
 pub fn python_with(modules: &[&str]) -> Option<&'static str> {
     let import = modules.iter().map(|m| format!("import {m}")).collect::<Vec<_>>().join("; ");
     let output = std::process::Command::new("python3").args(["-c", &import]).output();
     if output.is_ok_and(|o| o.status.success()) {
         return Some("python3");
     }
-    println!("skipped: no python3 with {}", modules.join(", "));
+    let lacks = format!("no python3 with {}", modules.join(", "));
+    assert!(std::env::var_os("URBANCROSS_ELSEWHERE").is_none(), "{lacks}");
+    skipped(lacks);
     None
 }

@@ -1,5 +1,5 @@
-//! Builds on Slurm: a real controller and three nodes on loopback (`tests/slurm/cluster.sh`). Skipped aloud where Slurm is not
-//! installed.
+//! Builds on Slurm: a real controller and three nodes on loopback (`tests/slurm/cluster.sh`). `make slurm-test` asks for
+//! them, and fails where Slurm is not installed.
 
 #![cfg(target_os = "linux")]
 
@@ -34,20 +34,20 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one in a folder of a world; `None`: there is no Slurm here.
+    /// Starts one in a folder of a world; `None`: nobody asked for it.
     fn up(world: &World, settings: &[&str]) -> Option<Cluster> {
         // they take minutes: `make slurm-test` asks for them
         if std::env::var_os("URBANCROSS_SLURM").is_none() {
-            println!("skipped: run `make slurm-test`");
+            pipeline_tests::skipped("run `make slurm-test`");
             return None;
         }
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let has =
             |program: &str| ["/usr/sbin", "/usr/bin"].iter().any(|folder| Path::new(folder).join(program).exists());
-        if !["slurmctld", "slurmd", "sbatch", "munged"].into_iter().all(has) {
-            println!("skipped: no Slurm (apt-get install --no-install-recommends slurmctld slurmd slurm-client munge)");
-            return None;
-        }
+        assert!(
+            ["slurmctld", "slurmd", "sbatch", "munged"].into_iter().all(has),
+            "no Slurm (apt-get install --no-install-recommends slurmctld slurmd slurm-client munge)"
+        );
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = Cluster { folder: world.path("slurm"), _turn: turn };
         let started = cluster.script("up", settings);
         assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
@@ -396,11 +396,9 @@ async fn what_slurm_refuses_is_said_before_anything_is_done() {
     assert!(code == Some(65) && said.contains("slurm.log") && said.contains("logs"), "{code:?} {said}");
     // a controller that is away may come back
     let given = Given::new(&world, "shared", &QUICK, WORKERS);
-    drop(cluster);
-    let absent = Cluster { folder: world.path("slurm"), _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) };
-    let (code, said) = given.call(&absent, "submit", &[]);
+    cluster.script("down", &[]);
+    let (code, said) = given.call(&cluster, "submit", &[]);
     assert_eq!(code, Some(75), "{said}");
-    std::mem::forget(absent);
 }
 
 /// Both builds at once, and the adaptation by two ranks on one node after them; what single commands make of the same.

@@ -19,7 +19,7 @@ fn run(strike: Option<Strike>) -> Option<(tempfile::TempDir, Output, Vec<Change>
     let shim = match shim::build(&place) {
         Ok(shim) => shim,
         Err(why) => {
-            println!("skipped: {why}");
+            pipeline_tests::skipped(why);
             return None;
         }
     };

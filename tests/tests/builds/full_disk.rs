@@ -28,10 +28,11 @@ fn run_on_small_disk(
 /// Runs a script that makes file systems which only it sees, and ends with 99 where it cannot; what it came to, and what it
 /// said on standard error. `None`: this system lets nobody make one.
 fn with_mounts(script: &str) -> Option<(Output, String)> {
-    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", script]).output().ok()?;
+    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", script]).output();
+    let output = output.map_err(|error| pipeline_tests::skipped(format!("no unshare: {error}"))).ok()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.code() == Some(99) || said.starts_with("unshare:") {
-        println!("skipped: no private mounts here: {said}");
+        pipeline_tests::skipped(format!("no private mounts here: {said}"));
         return None;
     }
     Some((output, said))

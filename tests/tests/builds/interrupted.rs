@@ -6,6 +6,8 @@ use std::time::Duration;
 use manifests::Artifact;
 use pipeline_tests::{World, column, open, tables, urbancross};
 
+use super::stopped::wait_until_it_trains;
+
 fn start(spec: &std::path::Path) -> Child {
     Command::new(urbancross())
         .arg("run")
@@ -73,20 +75,26 @@ async fn a_killed_build_ends_like_an_unbroken_one() {
 async fn a_stopped_build_says_so_and_goes_on() {
     let world = World::new(40);
     let spec = world.path("spec.toml");
-    std::fs::write(&spec, world.spec_text("work")).unwrap();
-    let mut child = start(&spec);
-    tokio::time::sleep(Duration::from_millis(1200)).await;
-    let early = child.try_wait().unwrap();
-    let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    let status = child.wait().unwrap();
-    if early.is_none() {
-        assert!(matches!(status.code(), Some(143 | 0)), "{status:?}");
-    }
+    let text = world.spec_text("work").replace("\"bootstrap\"", "\"none\"");
+    // long enough to be met while it trains
+    std::fs::write(&spec, text.replace("epochs = 2", "epochs = 100000")).unwrap();
+    let mut command = Command::new(urbancross());
+    command.arg("run").arg(&spec).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    wait_until_it_trains(&mut child, &world.path("work"));
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(143), "{said}");
+    assert!(said.contains("stopped on request"), "{said}");
+    let rows = async |artifact: Artifact| {
+        let build = open(world.spec("work", &["score.clip=none"])).await.unwrap();
+        column(&build, artifact, "status").await.len()
+    };
+    assert_eq!(rows(Artifact::SegmentScores).await, 40, "what was made before is kept");
+    std::fs::write(&spec, text).unwrap();
     finish(&spec);
-    assert_eq!(
-        column(&open(world.spec("work", &[])).await.unwrap(), Artifact::ImageEmbeddings, "status").await.len(),
-        40
-    );
+    assert_eq!(rows(Artifact::ImageEmbeddings).await, 40);
 }
 
 /// Two workers on one build: both end well, every row is there once, and one of them trained while the other waited.

@@ -10,11 +10,20 @@ use pipeline_tests::{World, urbancross};
 fn start(spec: &Path) -> Option<Child> {
     let mut command = Command::new("setsid");
     command.arg(urbancross()).arg("run").arg(spec).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().map_err(|error| println!("skipped: no setsid: {error}")).ok()
+    command.spawn().map_err(|error| pipeline_tests::skipped(format!("no setsid: {error}"))).ok()
 }
 
 fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Waits until a run trains.
+pub(super) fn wait_until_it_trains(run: &mut Child, work: &Path) {
+    let waiting = Instant::now();
+    while !trains(work) {
+        assert!(run.try_wait().unwrap().is_none() && waiting.elapsed() < Duration::from_secs(300), "it trains nothing");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Has a training taken its folder, and said so in its lock?
@@ -32,14 +41,7 @@ fn a_run_beside_a_stopped_one_says_so_and_ends_soon() {
     let text = world.spec_text("work").replace("\"bootstrap\"", "\"none\"").replace("epochs = 2", "epochs = 100000");
     std::fs::write(&spec, text).unwrap();
     let Some(mut first) = start(&spec) else { return };
-    let waiting = Instant::now();
-    while !trains(&world.path("work")) {
-        assert!(
-            first.try_wait().unwrap().is_none() && waiting.elapsed() < Duration::from_secs(300),
-            "it trains nothing"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until_it_trains(&mut first, &world.path("work"));
     signal(&first, "-STOP");
     let began = Instant::now();
     let second = Command::new(urbancross()).arg("run").arg(&spec).output().unwrap();

@@ -59,6 +59,15 @@ async fn faults_are_named_taken_out_and_made_again() {
     assert_eq!(kept, 2, "the other parts are the old ones");
     let faults = verify::faults(&build.work, &build.tables, "finland", |_| ()).await.unwrap();
     assert!(faults.is_empty(), "{faults:?}");
+
+    // a log that names a checkpoint which is not there: nobody can read the table, and no row is lost
+    let pointer = world.path("work/tables/captions/_delta_log/_last_checkpoint");
+    std::fs::write(pointer, "{\"version\":90,\"size\":3}").unwrap();
+    let output = verify(&[]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.code() == Some(65) && text.contains("_delta_log/_last_checkpoint"), "{text}");
+    assert!(verify(&["--repair"]).status.success() && verify(&[]).status.success());
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

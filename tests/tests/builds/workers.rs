@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use manifests::attempts::{End, Object};
 use manifests::{Artifact, BuildSpec, Plan, paths};
@@ -19,6 +19,7 @@ use pipeline::run_record::RunRecord;
 use pipeline_tests::{World, open, rows, run, run_with, urbancross};
 use workers::WorkerError;
 use workers::claims::{Attempted, Claimant};
+use workers::publish::Summary;
 use workers::pull::{Collected, Share, collect};
 use workers::stores::WorkStore;
 use workers::upkeep::gc;
@@ -296,11 +297,25 @@ async fn what_a_dead_worker_claimed_is_taken_when_its_lease_ends() {
 async fn a_shard_that_kills_its_workers_is_closed_and_can_be_opened_again() {
     let world = World::new(24);
     let (build, plan) = planned_images(&world, "work").await;
+    let spec = spec_file(&world, "work", &QUICK);
+    let nothing_to_open = || {
+        let (code, said) = finish(&["retry", "--errors"], &spec);
+        assert!(code == Some(0) && said.contains("no shard that is to be made is closed as failed"), "{said}");
+    };
+    // one that was closed, and that a run has made since
+    let made = plan.counts.stale[1].shard;
+    for object in [Object::Failed, Object::Marker] {
+        put(&build.work, &plan, made, object).await;
+    }
+    nothing_to_open();
+    for object in [Object::Failed, Object::Marker] {
+        let name = object.name(&plan.shard_key(made));
+        build.work.delete(&format!("{}/{name}", paths::markers("finland", "images"))).await.unwrap();
+    }
     let shard = plan.counts.stale[0].shard;
     for epoch in 1..=5 {
         put(&build.work, &plan, shard, Object::Claim(epoch)).await;
     }
-    let spec = spec_file(&world, "work", &QUICK);
     let drive = ["drive", "--workers", "2", "--lease-seconds", "1", "--until", "images"];
     let (code, said) = finish(&drive, &spec);
     assert!(code == Some(65) && said.contains(&format!("images: 1 shard failed: shard {shard}")), "{code:?} {said}");
@@ -315,6 +330,40 @@ async fn a_shard_that_kills_its_workers_is_closed_and_can_be_opened_again() {
     assert_eq!(finish(&drive, &spec).0, Some(0));
     let live = open(world.spec("work", &QUICK)).await.unwrap().pin(Artifact::Images).await.unwrap();
     assert_eq!(live.parts.len(), plan.counts.stale.len());
+    // what was published is wanted no more, though the marker is gone
+    build.work.delete(&paths::marker("finland", "images", &plan.shard_key(shard))).await.unwrap();
+    put(&build.work, &plan, shard, Object::Failed).await;
+    nothing_to_open();
+}
+
+/// The table still names the part that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_part_that_cannot_be_made_again_is_gone_on_without() {
+    let world = World::new(24);
+    let until = RunOptions { until: Some("images".into()), ..RunOptions::default() };
+    let (build, _) = run_with(world.spec("work", &QUICK), until).await.unwrap();
+    let images = build.pin(Artifact::Images).await.unwrap();
+    let lost: Vec<_> = images.parts.iter().filter(|part| part.rows > 0).take(2).collect();
+    for part in &lost {
+        std::fs::remove_file(world.path("work").join(paths::table(Artifact::Images)).join(&part.path)).unwrap();
+    }
+    let build = open(world.spec("work", &QUICK)).await.unwrap();
+    let plan = plan_stage(&build, &stages::images::stage(), &Model::default(), false).await.unwrap();
+    assert_eq!(plan.counts.stale.len(), 2);
+    let shard = lost[0].shard;
+    for epoch in 1..=2 {
+        put(&build.work, &plan, shard, Object::End(epoch, End::Permanent)).await;
+    }
+    let spec = spec_file(&world, "work", &QUICK);
+    let drive = ["drive", "--workers", "1", "--lease-seconds", "1", "--until", "images", "--allow-failed", "1"];
+    // beside one that is made again, and alone
+    for _ in 0..2 {
+        let (code, said) = finish(&drive, &spec);
+        assert!(code == Some(0) && said.contains("going on without"), "{code:?} {said}");
+        assert!(said.contains(&format!("images: 1 shard failed: shard {shard}")), "{said}");
+        let live = open(world.spec("work", &QUICK)).await.unwrap().pin(Artifact::Images).await.unwrap();
+        assert!(live.lost == BTreeSet::from([shard]) && live.parts.len() == images.parts.len(), "{live:?}");
+    }
 }
 
 /// What the build's own settings have made of such a shard is nothing that a sweep over others may learn from.
@@ -404,6 +453,31 @@ async fn a_stopped_worker_leaves_its_rows_for_the_next() {
     work(world.spec("work", &set), "segments", &plan.key(), &patient).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(600));
     assert!(collected(&build, &plan).await.is_closed());
+}
+
+/// On Slurm a driver comes back when its workers have done everything; and what one left that was stopped is older than
+/// the plan.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_began_when_its_workers_did_and_has_ended() {
+    let world = World::new(24);
+    let (build, plan) = planned_images(&world, "work").await;
+    let shard = plan.counts.stale[0].shard;
+    put(&build.work, &plan, shard, Object::Claim(1)).await;
+    let claim = format!("{}/{}", paths::markers("finland", "images"), Object::Claim(1).name(&plan.shard_key(shard)));
+    let ago = |path: &str, seconds: u64| {
+        let file = std::fs::File::options().write(true).open(world.path("work").join(path)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+    };
+    ago(&claim, 5000);
+    ago(&paths::plan("finland", "images", &plan.key()), 1000);
+    work(world.spec("work", &QUICK), "images", &plan.key(), &share(0, 1)).await.unwrap();
+    let (code, said) = finish(&["drive", "--workers", "2", "--until", "images"], &spec_file(&world, "work", &QUICK));
+    assert_eq!(code, Some(0), "{said}");
+    let summary: Summary = build.work.get_record(&paths::summary("finland", "images")).await.unwrap().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let ended = summary.started_unix_seconds + summary.seconds;
+    assert!(ended > now - 600.0 && ended < now + 1.0, "{ended} at {now}");
+    assert!((999.0..2000.0).contains(&summary.seconds), "{summary:?}");
 }
 
 /// Workers that find no plan, or a cut one, are started again, and find it.

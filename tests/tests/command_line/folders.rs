@@ -154,9 +154,15 @@ fn a_plan_goes_on_with_the_builds_that_can_be_listed() {
     std::fs::write(folder.join("finland.toml"), &text).unwrap();
     let away = text.replace("\"finland\"", "\"atlantis\"").replace("/world\"", "/no-such-world\"");
     std::fs::write(folder.join("atlantis.toml"), away).unwrap();
-    let output = call(&["plan", folder.to_str().unwrap(), "--json"]);
+    // with what a cluster makes of each
+    let plan = ["plan", folder.to_str().unwrap(), "--cluster", "4xCPU,1/node", "--rate", "images=2"];
+    let output = call(&[&plan[..], &["--json"]].concat());
     let said = ends(&output, 65);
     assert!(said.contains("atlantis is left out: ") && said.contains("no-such-world"), "{said}");
     let told: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!([&told[0]["task"], &told[1]["left_out"]], ["finland", "atlantis"], "{told:?}");
+    let images = told[0]["steps"].as_array().unwrap().iter().find(|step| step["step"] == "images").unwrap();
+    assert_eq!(images["cluster"]["rate"]["rows_per_second"], 2.0, "{images}");
+    let printed = String::from_utf8_lossy(&call(&plan).stdout).into_owned();
+    assert!(printed.contains("== finland\n") && printed.contains("on 4 x CPU, 1 per node"), "{printed}");
 }

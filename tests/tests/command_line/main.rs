@@ -286,6 +286,20 @@ fn what_is_not_built_has_no_report_and_no_figures() {
     for args in [&report[..], &evaluate, &sweep, &single_domain] {
         refused(args);
     }
+    // a page that could not be written is known before there is anything to write
+    let nowhere = "/no-such-folder/page.html";
+    for args in [
+        &["report", spec, "-o", nowhere][..],
+        &["evaluate", spec, "--report", nowhere],
+        &["sweep", spec, "--over", "pretrain.epochs=1", "--report", nowhere],
+        &["single-domain", spec, "--report", nowhere],
+        &["ablate", spec, "--report", nowhere],
+        &["analyse", spec, "--html", nowhere],
+        &["search", spec, "a pond", "--html", nowhere],
+        &["simulate", spec, "--cluster", "8xH100", "--chart", nowhere],
+    ] {
+        assert!(ends(&call(args), 65).contains("/no-such-folder/page.html: no such folder"), "{args:?}");
+    }
     // a part of a build is worth a look, if the page says what it lacks
     let output = call(&["run", spec, "--until", "captions"]);
     assert!(output.status.success(), "{}", said(&output));

@@ -52,8 +52,10 @@ fn any_folder_can_be_a_work_store() {
     let splits = status.as_array().unwrap().iter().find(|line| line["step"] == "splits").unwrap();
     assert_eq!((&splits["rows"], &splits["version"]), (&3.into(), &1.into()), "{splits}");
     // and a backslash, which an address would take for a slash
-    ends(&call(&[&["run", spec, "--set", r"work.url='a\b'"][..], &SHORT].concat()), 0);
-    _ = std::fs::remove_dir_all(r"a\b");
+    let elsewhere = world.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    ends(&call_in(&elsewhere, &[&["run", spec, "--set", r"work.url='a\b'"][..], &SHORT].concat()), 0);
+    assert!(elsewhere.join(r"a\b").join("tables").is_dir());
 }
 
 #[test]

@@ -40,10 +40,20 @@ fn a_folder_stands_for_its_specs() {
     std::fs::write(folder.join("finland.toml"), world.spec_text("work")).unwrap();
     std::fs::write(folder.join("pair.toml"), "source = \"finland.toml\"\ntarget = \"finland.toml\"\n").unwrap();
     std::fs::write(folder.join("slurm.toml"), "lease_seconds = 8\n").unwrap();
-    ends(&call(&["report", &folder_text, "-o", &page]), 0);
-    assert!(std::fs::read_to_string(page).unwrap().contains("finland"));
+    let told = ends(&call(&["report", &folder_text, "-o", &page]), 0);
+    assert!(told.contains("specs of pairs are left out: ") && told.contains("specs/pair.toml"), "{told}");
+    assert!(std::fs::read_to_string(&page).unwrap().contains("finland"));
     let told = ends(&call(&["search", &folder_text, "a pond"]), 65);
     assert!(told.contains("it is a folder; name one of the specs in it"), "{told}");
+    // pairs alone are no builds to tell anything of
+    std::fs::remove_file(folder.join("finland.toml")).unwrap();
+    std::fs::remove_file(&page).unwrap();
+    let report = ["report", &folder_text, "-o", &page];
+    for command in [&report[..], &["evaluate", &folder_text], &["single-domain", &folder_text]] {
+        let told = ends(&call(command), 65);
+        assert!(told.contains("there are only specs of pairs") && told.contains("specs/pair.toml"), "{told}");
+    }
+    assert!(!std::path::Path::new(&page).exists());
 }
 
 #[test]
@@ -73,7 +83,7 @@ fn a_terminal_gets_no_colours_where_they_are_not_wanted() {
         command.output().map(|output| ends(&output, 0))
     };
     let Ok(coloured) = on_terminal("") else {
-        println!("skipped: there is no `script`, which gives a program a terminal");
+        pipeline_tests::skipped("there is no `script`, which gives a program a terminal");
         return;
     };
     let is_coloured = |told: &str| told.contains("\u{1b}[") && told.contains('m');

@@ -104,8 +104,8 @@ async fn splits_that_only_some_images_name_are_said() {
         opened(&folder, &[]).await.unwrap().virtual_inputs.listing.notes.join("\n")
     };
     let half = notes([line("a.jpg", "\"split\": \"train\", "), line("b.jpg", "")]).await;
-    assert!(half.contains("1 of 2 captioned images name no split"), "{half}");
-    assert!(!notes([line("a.jpg", ""), line("b.jpg", "")]).await.contains("name no split"));
+    assert!(half.contains("1 of 2 captioned images without a split"), "{half}");
+    assert!(!notes([line("a.jpg", ""), line("b.jpg", "")]).await.contains("without a split"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,7 +216,7 @@ async fn what_may_not_be_read_costs_its_own_rows() {
     lock("1.jpg", 0);
     lock("sub", 0);
     if std::fs::read(images.join("1.jpg")).is_ok() {
-        println!("skipped: this user may read everything");
+        pipeline_tests::skipped("this user may read everything");
         lock("sub", 0o700);
         return;
     }

@@ -185,7 +185,7 @@ async fn structured_captions_of_others_are_read_and_written() {
 
     // what is written is read again, and says the same
     let out = place.path().join("out");
-    let wanted = DataExport { format: Format::Rsrt, splits: Vec::new(), file_bytes: 1 };
+    let wanted = DataExport { format: Format::Rsrt, splits: Vec::new(), file_bytes: 1, unfinished: false };
     let written = export::data(&build, &wanted, &out).await.unwrap();
     let images: Vec<(&str, u64)> = written.images.iter().map(|(split, images)| (split.as_str(), *images)).collect();
     assert_eq!(images, [("test", 3), ("train", 14), ("val", 2)]);

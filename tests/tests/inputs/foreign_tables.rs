@@ -9,7 +9,7 @@ use workers::stores::WorkStore;
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_and_broken_parquet_is_refused() {
     let Some(data) = std::env::var_os("URBANCROSS_TEST_DATA") else {
-        println!("skipped: URBANCROSS_TEST_DATA is unset");
+        pipeline_tests::skipped("URBANCROSS_TEST_DATA is unset");
         return;
     };
     let work = tempfile::tempdir().unwrap();

@@ -56,7 +56,7 @@ async fn a_build_from_an_export_has_its_images_captions_and_splits() {
         _ => listed(world.spec("work", &settings)).await.unwrap(),
     };
     let out = world.path("out");
-    let wanted = DataExport { format: Format::WebDataset, splits: Vec::new(), file_bytes: 10_000 };
+    let wanted = DataExport { format: Format::WebDataset, splits: Vec::new(), file_bytes: 10_000, unfinished: false };
     let written = export::data(&build, &wanted, &out).await.unwrap();
     let tars: Vec<String> = std::fs::read_dir(&out)
         .unwrap()

@@ -153,7 +153,7 @@ async fn accepted_rows_stand_under_their_new_recipe() {
     let since = pipeline::diff::Since::Time(0);
     let accepted = pipeline::diff::diff(&build, &since, 1).await.unwrap().in_words();
     assert!(
-        accepted.iter().any(|line| line.contains("captions: 2 rows accepted as they were by Anne, 20")),
+        accepted.iter().any(|line| line.contains("captions: 2 rows accepted unchanged by Anne, 20")),
         "{accepted:?}"
     );
 

@@ -56,7 +56,19 @@ async fn counts_are_those_of_the_tables_and_texts_find_tags() {
     assert!(report.contains("Where it fails") && report.contains("put a wrong answer first"));
     assert!(report.contains("each below the image that it was written for"));
     let (code, words, _) = call(&["analyse", path]);
-    assert!(code == Some(0) && words.contains("go together:"), "{words}");
+    assert!(code == Some(0) && words.contains("go together:") && words.starts_with("finland: "), "{words}");
+    // two builds of a country are told by their specs
+    let again = world.path("again.toml");
+    std::fs::copy(path, &again).unwrap();
+    let again = again.to_str().unwrap();
+    let (_, words, _) = call(&["analyse", path, again, "--html", page.to_str().unwrap()]);
+    let (_, json, _) = call(&["analyse", path, again, "--json"]);
+    let all: Value = serde_json::from_str(&json).unwrap();
+    assert!(one["spec"].is_null() && all[0]["spec"] == path && all[1]["spec"] == again, "{json}");
+    let html = std::fs::read_to_string(&page).unwrap();
+    for of in [path, again] {
+        assert!(words.contains(&format!("finland ({of}): ")) && html.contains(&format!("Finland ({of})")), "{words}");
+    }
 }
 
 /// Settings of a captioner that reads its prompt, and of a judge.

@@ -1,5 +1,5 @@
-//! A build on a real control plane of Kubernetes (`tests/kubernetes/cluster.sh`), whose kubelets a script stands in for. Skipped
-//! aloud where its programs are not there.
+//! A build on a real control plane of Kubernetes (`tests/kubernetes/cluster.sh`), whose kubelets a script stands in for.
+//! `make kubernetes-test` asks for it, and fails where its programs are not there.
 
 #![cfg(target_os = "linux")]
 
@@ -24,11 +24,11 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one whose pods may write below the folder of a world; `None`: what it needs is not here.
+    /// Starts one whose pods may write below the folder of a world; `None`: nobody asked for it.
     fn up(world: &World) -> Option<Cluster> {
         // it takes minutes: `make kubernetes-test` asks for it
         if std::env::var_os("URBANCROSS_KUBERNETES").is_none() {
-            println!("skipped: run `make kubernetes-test`");
+            pipeline_tests::skipped("run `make kubernetes-test`");
             return None;
         }
         let programs = [
@@ -40,10 +40,8 @@ impl Cluster {
         ];
         for (variable, name) in programs {
             let program = std::env::var_os(variable).unwrap_or(name.into());
-            if Command::new(program).arg("--help").output().is_err() {
-                println!("skipped: no {name} (on the path, or where {variable} says); see tests/kubernetes/cluster.sh");
-                return None;
-            }
+            let is_there = Command::new(program).arg("--help").output().is_ok();
+            assert!(is_there, "no {name} (on the path, or where {variable} says); see tests/kubernetes/cluster.sh");
         }
         let cluster = Cluster { folder: world.path("cluster") };
         let path = format!("PATH={}:/usr/local/bin:/usr/bin:/bin", urbancross().parent().unwrap().display());

@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
-use manifests::BuildSpec;
+use manifests::{Artifact, BuildSpec};
+use pipeline::build::Build;
 use pipeline::export::{self, DataExport};
-use pipeline_tests::{World, open, python_with, run};
-use workers::export::Format;
+use pipeline::run_options::RunOptions;
+use pipeline::trainings::current_record;
+use pipeline_tests::{World, open, python_with, run, run_with, urbancross};
+use stages::Training;
+use workers::export::{Format, Written};
+use workers::upkeep::verify;
 
 const FORMATS: [(&str, Format); 4] = [
     ("hf", Format::HuggingFace),
@@ -21,7 +27,7 @@ fn spec(world: &World) -> BuildSpec {
 
 /// All rows, in files that are closed after each group of images.
 fn wanted(format: Format, splits: &[&str]) -> DataExport {
-    DataExport { format, splits: splits.iter().map(|s| s.to_string()).collect(), file_bytes: 1 }
+    DataExport { format, splits: splits.iter().map(|s| s.to_string()).collect(), file_bytes: 1, unfinished: false }
 }
 
 /// Every file below a folder, by its path.
@@ -74,7 +80,7 @@ async fn others_open_what_is_exported() {
     let libraries = ["tensorboard", "datasets", "PIL", "webdataset", "geopandas", "duckdb", "numpy", "mlcroissant"];
     let Some(python) = python_with(&libraries) else { return };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/read_exports.py");
-    let output = std::process::Command::new(python).arg(script).arg(world.path("out")).output().unwrap();
+    let output = Command::new(python).arg(script).arg(world.path("out")).output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     println!("{text}");
@@ -106,4 +112,88 @@ async fn a_split_alone_is_exported_and_a_failed_export_leaves_nothing() {
     for name in ["hf", "npy", "model", "none", "stopped", ".none.partial", ".stopped.partial"] {
         assert!(!world.path(name).exists(), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_repair_took_out_is_not_left_out_in_silence() {
+    let world = World::new(24);
+    let images = |written: &Written| written.images.values().sum::<u64>();
+    let (build, _) = run(spec(&world)).await.unwrap();
+    let whole = export::data(&build, &wanted(Format::HuggingFace, &[]), &world.path("whole")).await.unwrap();
+    for artifact in [Artifact::Geotags, Artifact::Splits, Artifact::Captions] {
+        let name = artifact.name();
+        let build = open(spec(&world)).await.unwrap();
+        let part = build.pin(artifact).await.unwrap().parts.remove(0);
+        std::fs::write(world.path(&format!("work/tables/{name}/{}", part.path)), b"PAR1").unwrap();
+        let faults = verify::faults(&build.work, &build.tables, "finland", |_| ()).await.unwrap();
+        verify::repair(&build.work, &build.tables, "finland", &faults).await.unwrap();
+
+        let build = open(spec(&world)).await.unwrap();
+        let lacks = format!("finland lacks the rows of 1 shard of {name} ({}): run its build to its end", part.shard);
+        for (layout, format) in FORMATS {
+            let out = world.path(&format!("{layout}-without-{name}"));
+            let made = export::data(&build, &wanted(format, &[]), &out).await;
+            if !format.tables().contains(&artifact) {
+                made.unwrap();
+                continue;
+            }
+            let refused = made.unwrap_err();
+            assert!(refused.exit_code() == 65 && refused.to_string().contains(&lacks), "{layout}: {refused}");
+        }
+        let unfinished = DataExport { unfinished: true, ..wanted(Format::HuggingFace, &[]) };
+        let rest = world.path(&format!("rest-of-{name}"));
+        let written = export::data(&build, &unfinished, &rest).await.unwrap();
+        assert!(images(&written) > 0 && images(&written) < images(&whole), "{written:?}");
+        let card = std::fs::read_to_string(rest.join("README.md")).unwrap();
+        assert!(card.contains(&format!("1 shard of {name} ({})", part.shard)), "{card}");
+
+        let (build, _) = run(spec(&world)).await.unwrap();
+        let again = world.path(&format!("again-with-{name}"));
+        let again = export::data(&build, &wanted(Format::HuggingFace, &[]), &again).await.unwrap();
+        assert_eq!((again.images, again.captions), (whole.images.clone(), whole.captions), "{name}");
+    }
+}
+
+/// Between a training and the end of its build, vectors and figures are those of the model before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_model_before_made_is_told_to_be_its() {
+    let world = World::new(24);
+    let file = world.path("spec.toml");
+    std::fs::write(&file, spec(&world).to_toml()).unwrap();
+    let model = async |build: &Build| {
+        let record = current_record(build, Training::Pretrain).await.unwrap();
+        record.expect("trained").trained.model_digest
+    };
+    let (build, _) = run(spec(&world)).await.unwrap();
+    let before = model(&build).await;
+    let anew = RunOptions { retrain: true, until: Some("pretrain".to_owned()), ..RunOptions::default() };
+    let (build, _) = run_with(spec(&world), anew).await.unwrap();
+    let now = model(&build).await;
+    assert_ne!(before, now);
+
+    let said = |arguments: &[&str]| {
+        let mut command = Command::new(urbancross());
+        command.arg(arguments[0]).arg(&file).args(&arguments[1..]).current_dir(world.folder.path());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    for (what, arguments) in [
+        ("vectors", &["export", "--format", "npy", "-o", "vectors"][..]),
+        ("figures", &["evaluate"][..]),
+        ("figures", &["report", "-o", "report.html"][..]),
+    ] {
+        let warning =
+            format!("warning: {what} of finland are by the model {before:.12}, and its model is {now:.12} by now");
+        let said = said(arguments);
+        assert_eq!(said.matches(&warning).count(), 1, "{said}");
+    }
+    let [card, page] = ["vectors/README.md", "report.html"].map(|f| std::fs::read_to_string(world.path(f)).unwrap());
+    assert!(card.contains(&format!("(digest `{before}`)")), "{card}");
+    assert!(page.contains("Figures of finland are by the model"));
+
+    run(spec(&world)).await.unwrap();
+    let said = said(&["evaluate"]);
+    assert!(!said.contains("by the model"), "{said}");
 }

@@ -15,7 +15,7 @@ use super::ray::{Cluster, OTHERS, PATIENCE, spec};
 fn has_python() -> bool {
     let there = Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success());
     if !there {
-        println!("skipped: no python3");
+        pipeline_tests::skipped("no python3");
     }
     there
 }
@@ -105,7 +105,7 @@ impl Ray {
         let python = std::env::var("PYTHON").unwrap_or("python3".into());
         let found = Command::new(&python).args(["-c", "import ray, aiohttp, aiohttp_cors"]).output();
         if !found.is_ok_and(|output| output.status.success()) {
-            println!("skipped: no ray in {python} (pip install 'ray[default]')");
+            pipeline_tests::skipped(format!("no ray in {python} (pip install 'ray[default]')"));
             return None;
         }
         // its sockets lie in it, and their names must be short

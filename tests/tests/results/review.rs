@@ -98,8 +98,10 @@ async fn a_review_makes_one_caption_again_and_outlives_an_edit_of_its_tags() {
     assert_eq!(captions(&build).await, expected);
     assert_eq!(column(&build, Artifact::Captions, "captioner").await[&edited], "person");
     // whoever takes the data along is told
-    let (wanted, out) =
-        (DataExport { format: Format::WebDataset, splits: Vec::new(), file_bytes: 1 }, world.path("out"));
+    let (wanted, out) = (
+        DataExport { format: Format::WebDataset, splits: Vec::new(), file_bytes: 1, unfinished: false },
+        world.path("out"),
+    );
     export::data(&build, &wanted, &out).await.unwrap();
     let files: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
     let tars = || files.iter().filter(|path| path.extension().is_some_and(|e| e == "tar")).map(std::fs::read);

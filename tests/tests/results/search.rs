@@ -111,6 +111,12 @@ async fn captions_find_their_images_at_the_rank_that_recall_counts() {
     );
     let fewer = searcher.search(&Question { most: 3, ..asked.clone() }).await.unwrap();
     assert_eq!(fewer.found, answer.found[..3]);
+    // an image that two stores of a country hold is found once
+    let twice = [reopened(&build.spec).await, reopened(&build.spec).await];
+    let both = Searcher::open(model.clone(), &twice, &Progress::new(true)).await.unwrap();
+    for (asked, once) in [(&asked, &answer.found), (&Question { most: 3, ..asked.clone() }, &fewer.found)] {
+        assert_eq!(both.search(asked).await.unwrap().found, *once);
+    }
 
     by_pictures(&searcher, &build, &answer).await;
     with_filters(&searcher, &build, &answer).await;

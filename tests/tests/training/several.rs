@@ -191,6 +191,7 @@ async fn experiments(world: &World, alone: &Path, driven: &Path) {
     let (_, said) = done(&[&["drive"][..], &over].concat(), &other);
     for value in ["3e-3", "1e-4"] {
         assert!(said.contains(&format!("finland: pretrain.learning_rate={value}: pretrain  ")), "{said}");
+        assert!(said.contains(&format!("finland: sweep: with pretrain.learning_rate={value}\n")), "{said}");
     }
     assert!(said.contains("4 of 4 tasks"), "{said}");
     let curves = |of: &Path| -> Vec<Curve> {
@@ -382,7 +383,7 @@ async fn a_pair_is_driven_over_ray() {
     let stand_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipeline/engines/tests/ray_stand_in");
     let mut python = Command::new(std::env::var("PYTHON").unwrap_or("python3".into()));
     let Ok(output) = python.arg(file).env("PYTHONPATH", stand_in).env("URBANCROSS", urbancross()).output() else {
-        return println!("skipped: no python3");
+        return pipeline_tests::skipped("no python3");
     };
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     assert_eq!(output.status.code(), Some(0), "{said}");
@@ -409,7 +410,7 @@ fn what_cannot_be_driven_is_refused_at_once() {
         (&["drive", "--over", "pretrain.batch=4"], &pair, "name the spec of a build"),
         (&["drive", "--until", "imags"], &pair, "the steps are"),
         (&["drive", "--run", "a-name-too-long"], &pair, "at most 12 characters"),
-        (&["plan", "--cluster", "8xH100,8/node"], &pair, "--cluster is of one build"),
+        (&["plan", "--cluster", "8xH100", "--rate", "segment=2"], &pair, "--rate segment: there is no such step"),
         (&["retry"], &pair, "say which"),
     ] {
         let output = command(words, of).output().unwrap();

@@ -77,8 +77,8 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Starts three ranks, does something to rank 1 while they add, and returns what the others say.
-fn what_the_others_say(signal: &str, time_out: Duration) -> [String; 2] {
+/// Starts three ranks, does something to rank 1 while they add, and returns what the others say, within `most`.
+fn what_the_others_say(signal: &str, time_out: Duration, most: Duration) -> [String; 2] {
     let port = free_port();
     let mut ranks = [0, 1, 2].map(|rank| Rank::start(rank, 3, port, time_out));
     for rank in &mut ranks {
@@ -87,23 +87,23 @@ fn what_the_others_say(signal: &str, time_out: Duration) -> [String; 2] {
     let begin = Instant::now();
     ranks[1].signal(signal);
     let said = [ranks[0].says("ended"), ranks[2].says("ended")];
-    // beside the time-out: a step under way, words to say, a busy machine
-    let most = time_out + Duration::from_secs(5);
-    assert!(begin.elapsed() < most, "the others end within the time-out: {:?}, {said:?}", begin.elapsed());
+    assert!(begin.elapsed() < most, "the others end within {most:?}: {:?}, {said:?}", begin.elapsed());
     said
 }
 
 #[test]
 fn a_killed_rank_ends_the_others_at_once() {
-    // the time-out plays no part: far longer than the test waits
-    for said in what_the_others_say("-KILL", Duration::from_secs(60)) {
+    // the time-out plays no part: far longer than the others may take on a busy machine
+    for said in what_the_others_say("-KILL", Duration::from_secs(60), Duration::from_secs(10)) {
         assert!(said.contains("all_reduce_sum of step ") && said.contains(": rank 1 is gone"), "{said:?}");
     }
 }
 
 #[test]
 fn a_stopped_rank_ends_the_others_after_the_time_out() {
-    for said in what_the_others_say("-STOP", Duration::from_secs(2)) {
+    // beside the time-out: a step under way, words to say, a busy machine
+    let time_out = Duration::from_secs(2);
+    for said in what_the_others_say("-STOP", time_out, time_out + Duration::from_secs(5)) {
         assert!(said.contains("all_reduce_sum of step ") && said.contains(": rank 1 "), "{said:?}");
         assert!(said.contains("did not come within 2s") || said.contains("did not go on within 2s"), "{said:?}");
     }

@@ -167,6 +167,11 @@ impl Attempts {
         last.end.is_none().then_some(last.alive_millis)
     }
 
+    /// When rows of the shard were last put aside, in milliseconds of the store's clock; `None`: none were.
+    pub fn put_aside_millis(&self) -> Option<i64> {
+        self.partial_millis
+    }
+
     /// Has somebody tried it since a time of the store's clock, and is it neither made nor closed as failed?
     pub fn is_open_since(&self, millis: i64) -> bool {
         let is_tried = !self.by_epoch.is_empty() || self.partial_millis.is_some();

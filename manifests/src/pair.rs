@@ -155,6 +155,10 @@ impl Spec for PairSpec {
              target",
         )
     }
+
+    fn refusal(&self) -> Option<String> {
+        self.check().err()
+    }
 }
 
 impl PairSpec {

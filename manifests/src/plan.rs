@@ -137,7 +137,7 @@ impl PlanCounts {
         let rows = self.stale.iter().flat_map(|plan| plan.changes.values().chain([&plan.kept, &plan.carried]));
         distinct.len() == self.stale.len()
             && distinct.last().is_none_or(|last| *last < shards)
-            && rows.chain([&self.kept_rows]).try_fold(0, |sum: u64, rows| sum.checked_add(*rows)).is_some()
+            && rows.chain([&self.kept_rows]).fold(0, |sum: u64, rows| sum.saturating_add(*rows)) <= MOST_ROWS
     }
 }
 
@@ -405,5 +405,7 @@ mod tests {
         assert!(!counts(&[shard(2, 1)]).is_of(2), "beyond the last shard");
         assert!(!counts(&[shard(1, 1), shard(1, 1)]).is_of(2), "a shard twice");
         assert!(!counts(&[shard(0, u64::MAX)]).is_of(2), "more rows than can be counted");
+        let changes = BTreeMap::from([(Reason::New, 1u64 << 60)]);
+        assert!(!counts(&[ShardPlan { changes, ..shard(0, 0) }]).is_of(2), "more rows than can be weighed");
     }
 }

@@ -134,6 +134,10 @@ impl Spec for BuildSpec {
             "this is a pair spec: use `urbancross drive`, `adapt` or `ablate`, or name one of the build specs in it",
         )
     }
+
+    fn refusal(&self) -> Option<String> {
+        self.check().err()
+    }
 }
 
 impl BuildSpec {

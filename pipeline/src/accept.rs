@@ -28,10 +28,9 @@ pub async fn accept_step(build: &mut Build, name: &str, author: Option<&str>) ->
     });
     if let Some(above) = above {
         return Err(WorkerError::Configuration(format!(
-            "{} of {} are to be made first, and may make other rows of {name} stale: run the build with --until {0}, then \
-             accept",
-            above.step,
-            count(above.rows + above.finished.map_or(0, |finished| finished.rows), "row")
+            "first make {step} of {}, which may make other rows of {name} stale: run the build with --until {step}, then accept",
+            count(above.rows + above.finished.map_or(0, |finished| finished.rows), "row"),
+            step = above.step
         )));
     }
     let Some(model) = model_of(build, &stage).await? else {

@@ -38,6 +38,9 @@ use tags::{Counter, Image, Tags};
 pub struct Analysis {
     /// The country.
     pub country: String,
+    /// File of the build's spec, where other builds of the country are told beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spec: Option<String>,
     /// Counts of tags.
     pub tags: TagStatistics,
     /// Which of those that can be seen go together.
@@ -52,6 +55,13 @@ pub struct Analysis {
     /// Captioners and segmenters side by side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compared: Option<Comparison>,
+}
+
+impl Analysis {
+    /// The country, with the file of the spec where it takes that to know the build.
+    pub fn name(&self) -> String {
+        self.spec.as_ref().map_or_else(|| self.country.clone(), |spec| format!("{} ({spec})", self.country))
+    }
 }
 
 /// Reads the geo-tags and captions of a build, a few parts at once: counts are kept, rows are not.
@@ -87,6 +97,7 @@ pub async fn analyse(build: &Build) -> Result<Analysis, WorkerError> {
     }
     Ok(Analysis {
         country,
+        spec: None,
         tags,
         plane: together::place(&together),
         captions_by_words,

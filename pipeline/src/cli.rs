@@ -48,6 +48,11 @@ fn figures(both: &BothWays) -> String {
     format!("{} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2}", both.in_words())
 }
 
+/// Refuses a place that a report could not be written to, before anything is computed for it.
+fn check_page(path: Option<&Path>) -> Result<()> {
+    Ok(path.map_or(Ok(()), crate::output::check_page)?)
+}
+
 /// Writes a report where the command line says.
 fn write_page(path: &Path, page: &str) -> Result<()> {
     crate::output::write_page(path, page)?;

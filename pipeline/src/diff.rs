@@ -196,9 +196,9 @@ async fn still_there(build: &Build, step: &str, before: &PinnedTable, after: &Pi
     match lost.is_empty() {
         true => Ok(()),
         false => Err(WorkerError::Configuration(format!(
-            "{step}: {} of its version {} were cleared away, as by `urbancross gc`; ask for a later moment",
-            count(lost.len(), "part"),
-            before.version.unwrap_or_default()
+            "{step}: its version {} lacks {}, cleared away as by `urbancross gc`; ask for a later moment",
+            before.version.unwrap_or_default(),
+            count(lost.len(), "part")
         ))),
     }
 }

@@ -24,7 +24,7 @@ use workers::train::{self, Members, RunInputs, RunRows, TableRows};
 use self::rows::embedded_rows;
 use crate::build::Build;
 use crate::progress::Progress;
-use crate::trainings::{Learnt, current_record, learnt_and_held_out, no_model};
+use crate::trainings::{Learnt, by_another_model, current_record, learnt_and_held_out, no_model};
 pub(crate) use places::{Places, places};
 
 pub(crate) const SPLIT: &str = "test";
@@ -172,6 +172,18 @@ async fn reranked(
 /// A store that does not answer or lets nobody in. Damaged figures are as good as none.
 pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
     Ok(stored_or_why(build).await?.ok())
+}
+
+/// That the figures of a build's newest tables are not of its model of now, in words; `None`: they are, or there are
+/// none.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
+pub(crate) async fn outdated(build: &Build) -> Result<Option<String>, WorkerError> {
+    match stored(build).await? {
+        Some(evaluation) => by_another_model(build, "figures", &evaluation.model_digest).await,
+        None => Ok(None),
+    }
 }
 
 /// The evaluation at the newest versions, or why it must be made.

@@ -8,11 +8,12 @@ mod model_card;
 
 use std::path::Path;
 
+use manifests::plan::PinnedTable;
 use manifests::{Artifact, paths};
 use stages::fit::{CURVE_FILE, CurvePoint, RESULT_FOLDER, read_curve};
 use stages::{Step, Training};
 use workers::export::curves::{Moment, event_file};
-use workers::export::{Draft, ExportRequest, Filter, Format, Written};
+use workers::export::{Draft, ExportRequest, Filter, Format, Lacking, Written, lacking, lacking_in_words};
 use workers::train::{self, ROWS_FILE, TrainingRecord};
 use workers::{WorkerError, durable};
 
@@ -27,25 +28,36 @@ pub struct DataExport {
     pub splits: Vec<String>,
     /// A file of a format with several is closed when it is larger than this.
     pub file_bytes: u64,
+    /// Goes on without the shards that a table lacks rows of.
+    pub unfinished: bool,
 }
 
 /// Writes rows of a build into a new folder.
 ///
 /// # Errors
-/// [`WorkerError::Configuration`] for a folder that is not empty, or a build that has not made the tables; otherwise what
-/// ends reading or writing.
+/// [`WorkerError::Configuration`] for a folder that is not empty, or a build that has not made the tables, or not all
+/// rows; otherwise what ends reading or writing.
 pub async fn data(build: &Build, wanted: &DataExport, output: &Path) -> Result<Written, WorkerError> {
     let draft = Draft::begin(output)?;
     let mut tables = Vec::new();
     for artifact in wanted.format.tables() {
         tables.push(build.pin(*artifact).await?);
     }
+    let without = unmade(build, &tables).await?;
+    if !without.is_empty() && !wanted.unfinished {
+        return Err(WorkerError::Configuration(format!(
+            "{} lacks the rows of {}: run its build to its end (`urbancross run` with its spec), or leave these shards \
+             out with --unfinished",
+            build.spec.country,
+            lacking_in_words(&without)
+        )));
+    }
     let request = ExportRequest {
         work: &build.work,
         tables: &tables,
         country: &build.spec.country,
         format: wanted.format,
-        filter: Filter { splits: wanted.splits.clone() },
+        filter: Filter { splits: wanted.splits.clone(), without },
         file_bytes: wanted.file_bytes,
         stop: &build.stop,
     };
@@ -64,6 +76,25 @@ pub async fn data(build: &Build, wanted: &DataExport, output: &Path) -> Result<W
     }
     draft.finish()?;
     Ok(written)
+}
+
+/// Shards that tables have no rows of, where no run has found that there are none to make.
+async fn unmade(build: &Build, tables: &[PinnedTable]) -> Result<Lacking, WorkerError> {
+    let mut unmade = Lacking::new();
+    for table in tables {
+        let shards = lacking(table, tables);
+        if shards.is_empty() {
+            continue;
+        }
+        let stage = stages::map_stages(&build.spec).into_iter().find(|stage| stage.output == table.artifact);
+        if let Some(stage) = stage
+            && crate::settled::has_nothing_left(build, &stage).await?
+        {
+            continue;
+        }
+        unmade.insert(table.artifact, shards);
+    }
+    Ok(unmade)
 }
 
 /// Writes the model of a build into a new folder: our own format with a reader for PyTorch, and where others have such a

@@ -53,6 +53,8 @@ struct Gathered<'a> {
     statistics: statistics::Statistics,
     captions: captions::CaptionQuality,
     failed: failed::AllFailed,
+    /// That the evaluation is of another model than the newest.
+    outdated: Option<String>,
     /// Steps that have left nothing yet, in order.
     missing: Vec<&'static str>,
     /// Stages of which no run has looked at the rows since something changed that they are made from.
@@ -152,6 +154,7 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     captions::gather(build, &mut quality).await?;
     let failed = failed::gather(build).await?;
     let behind = crate::settled::behind(build).await?;
+    let outdated = crate::evaluate::outdated(build).await?;
     let analysis = match crate::analyse::analyse(build).await {
         // without geo-tags there is nothing to analyse
         Err(WorkerError::Configuration(_)) => None,
@@ -166,6 +169,7 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
         statistics,
         captions: quality,
         failed,
+        outdated,
         missing,
         behind,
     })
@@ -224,6 +228,7 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
                 one.behind.join(", ")
             )
         }),
+        one.outdated.as_ref().map(|why| format!("{}.", capitalised(why))),
     ]
     .into_iter()
     .flatten()

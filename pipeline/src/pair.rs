@@ -255,8 +255,8 @@ impl Pair {
         let then = RunRows::of_weights(folder, &RunRows::default());
         let Some(leak) = then.and_then(|then| then.leak(&self.rows)) else { return Ok(()) };
         Err(WorkerError::Configuration(format!(
-            "{}: {} of the target's validation and test part, such as {}, were learnt from when the model was adapted ({}): the tables \
-             have changed since; run `urbancross adapt` with the pair's spec again",
+            "{}: its model was adapted with {} that the target's validation and test parts hold now, such as {} ({}): the tables have \
+             changed since; run `urbancross adapt` with the pair's spec again",
             self.name,
             count(leak.images, "image"),
             leak.image_id,

@@ -145,6 +145,32 @@ impl StageBar<'_> {
         self.progress.tell("stage", self.name, None, &format!("{} up to date, nothing to do", count(rows, "row")));
     }
 
+    /// So many rows of the stage are kept, which may be fewer than before.
+    pub(crate) fn stand_at(&self, rows: u64) {
+        self.bar.set_position(rows);
+        self.log();
+    }
+
+    /// A line in a log, now and then.
+    fn log(&self) {
+        if self.progress.terminal {
+            return;
+        }
+        if let Ok(mut logged) = self.logged.lock()
+            && logged.elapsed() > LOG_EVERY
+        {
+            *logged = Instant::now();
+            let done = self.bar.position();
+            // before the first row there is no rate to foretell anything by
+            let ahead = match done {
+                0 => String::new(),
+                _ => format!(", {}, {} s left", rate(self.bar.per_sec()), self.bar.eta().as_secs()),
+            };
+            let message = format!("{done}/{} rows{ahead}", self.total);
+            self.progress.tell("progress", self.name, None, &message);
+        }
+    }
+
     /// Ends the bar without a word.
     pub(crate) fn clear(&self) {
         self.bar.finish_and_clear();
@@ -190,22 +216,7 @@ impl Observer for StageBar<'_> {
             *total += errors;
             self.bar.set_message(count(*total, "error"));
         }
-        if self.progress.terminal {
-            return;
-        }
-        if let Ok(mut logged) = self.logged.lock()
-            && logged.elapsed() > LOG_EVERY
-        {
-            *logged = Instant::now();
-            let done = self.bar.position();
-            // before the first row there is no rate to foretell anything by
-            let ahead = match done {
-                0 => String::new(),
-                _ => format!(", {}, {} s left", rate(self.bar.per_sec()), self.bar.eta().as_secs()),
-            };
-            let message = format!("{done}/{} rows{ahead}", self.total);
-            self.progress.tell("progress", self.name, None, &message);
-        }
+        self.log();
     }
 
     fn note(&self, text: &str) {

@@ -179,11 +179,14 @@ impl<B: Deref<Target = Build>> Searcher<B> {
             Some((country, id)) if *country == gallery.country => Some(id.clone()),
             _ => question.filter.without.clone(),
         };
-        let mut top: Top<usize> = Top::new(question.most.min(MOST_FOUND));
+        let most = question.most.min(MOST_FOUND);
+        // several stores may hold an image of a country: there is room for all of these, and the best is the answer
+        let mut top: Top<usize> = Top::new(most * galleries.len());
         let (mut compared, mut outdated) = (0, 0);
-        for (at, gallery) in galleries.iter().enumerate() {
+        // of equals the last that is offered stands first: that of the build that was named first
+        for (at, gallery) in galleries.iter().enumerate().rev() {
             let filter = Filter { without: without(gallery), ..question.filter.clone() };
-            let scanned = scan(gallery, &query, &filter, question.most.min(MOST_FOUND)).await?;
+            let scanned = scan(gallery, &query, &filter, most).await?;
             compared += scanned.compared;
             outdated += scanned.outdated;
             for hit in scanned.top.into_sorted() {
@@ -197,7 +200,9 @@ impl<B: Deref<Target = Build>> Searcher<B> {
                 self.model.name
             )));
         }
-        let hits = top.into_sorted();
+        let (mut hits, mut seen) = (top.into_sorted(), BTreeSet::new());
+        hits.retain(|hit| seen.insert((galleries.get(hit.of).map(|gallery| &gallery.country), hit.id.clone())));
+        hits.truncate(most);
         let mut known: Vec<BTreeMap<String, Found>> = Vec::with_capacity(galleries.len());
         for (at, gallery) in galleries.iter().enumerate() {
             let ids: Vec<&str> = hits.iter().filter(|hit| hit.of == at).map(|hit| hit.id.as_str()).collect();

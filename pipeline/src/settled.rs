@@ -36,6 +36,14 @@ pub async fn is_settled(build: &Build, stage: &Stage, model: &Model) -> Result<b
     Ok(key.is_some_and(|key| build.settled.get(stage, &key).is_some()))
 }
 
+/// The same, with the model that the stage has by now.
+pub async fn has_nothing_left(build: &Build, stage: &Stage) -> Result<bool, WorkerError> {
+    match model_of(build, stage).await? {
+        Some(model) => is_settled(build, stage, &model).await,
+        None => Ok(false),
+    }
+}
+
 /// Everything that decides about a stage's rows, by whole tables. `None`: a part was lost, so that nothing is settled.
 pub async fn key(build: &Build, stage: &Stage, model: &Model) -> Result<Option<Digest>, WorkerError> {
     let output = build.pin(stage.output).await?;
@@ -77,12 +85,7 @@ pub async fn behind(build: &Build) -> Result<Vec<&'static str>, WorkerError> {
         if !is_known || build.pin(stage.output).await?.parts.is_empty() || !is_listed(build, &stage).await? {
             continue;
         }
-        let model = model_of(build, &stage).await?;
-        let settled = match &model {
-            Some(model) => is_settled(build, &stage, model).await?,
-            None => false,
-        };
-        if !settled {
+        if !has_nothing_left(build, &stage).await? {
             behind.push(stage.name);
         }
     }

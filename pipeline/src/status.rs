@@ -95,7 +95,7 @@ async fn written_line(build: &Build, artifact: Artifact) -> Result<Option<Status
     let lost = workers::parts::lost(&build.work, &pinned, &build.spec.country).await?;
     let state = match lost.len() {
         0 => "by people".to_owned(),
-        lost => format!("{} of what people wrote lost: bring them back from a copy", count(lost, "part")),
+        lost => format!("{} of what people wrote lost: bring back from a copy", count(lost, "part")),
     };
     let line = empty_line(artifact.name());
     Ok(Some(StatusLine { state, rows: pinned.rows(), version: pinned.version, ..line }))

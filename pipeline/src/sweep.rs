@@ -130,7 +130,7 @@ pub async fn sweep(
     for axis in axes {
         let mut points = Vec::new();
         for (value, (spec, change)) in axis.numbers().into_iter().zip(specs.by_ref()) {
-            progress.note(&format!("sweep: {change}"));
+            progress.note(&format!("with {change}"));
             let (swept, record) = trained(spec, axis.moves, allow_failed, stop, progress).await?;
             let point = Point::of(value, &record.trained);
             points.push(match axis.moves {
@@ -258,7 +258,7 @@ async fn adaptations(
     for axis in axes {
         let mut points = Vec::new();
         for (number, (spec, change)) in axis.numbers().into_iter().zip(specs.by_ref()) {
-            progress.note(&format!("sweep: {change}"));
+            progress.note(&format!("with {change}"));
             let pair = GivenPair { spec, ..of.clone() }.open(stop).await?;
             let record = pair.adapt(&pair.spec, &mut Solo, progress).await?;
             let record =

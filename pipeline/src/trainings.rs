@@ -165,6 +165,28 @@ pub(crate) async fn no_model(build: &Build) -> Result<WorkerError, WorkerError> 
     }))
 }
 
+/// That `what` a build has, such as its vectors, is not by its model of now, in words; `None`: it is.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
+pub(crate) async fn by_another_model(build: &Build, what: &str, digest: &str) -> Result<Option<String>, WorkerError> {
+    let record = current_record(build, Training::Pretrain).await?;
+    let now = record.as_ref().map(|record| record.trained.model_digest.as_str());
+    Ok(other_model_in_words(&format!("{what} of {}", build.spec.country), digest, now))
+}
+
+fn other_model_in_words(what: &str, digest: &str, now: Option<&str>) -> Option<String> {
+    let now = match now {
+        Some(now) if now == digest => return None,
+        Some(now) => format!("its model is {now:.12} by now"),
+        None => "no finished training has the settings of its spec".to_owned(),
+    };
+    Some(format!(
+        "{what} are by the model {digest:.12}, and {now}: run its build to its end (`urbancross run` with its spec), \
+         which makes them again"
+    ))
+}
+
 /// Held-out images that a model had learnt from, with how each was recognised.
 pub(crate) type Learnt = BTreeMap<String, &'static str>;
 
@@ -392,6 +414,18 @@ fn descend_from_init(build: &Build, rows: &mut RunRows, begins: String) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_model_made_is_told_by_both() {
+        let (older, newer) = ("a".repeat(64), "b".repeat(64));
+        assert_eq!(other_model_in_words("vectors of finland", &older, Some(&older)), None);
+        let said = other_model_in_words("vectors of finland", &older, Some(&newer)).unwrap();
+        let wanted =
+            "vectors of finland are by the model aaaaaaaaaaaa, and its model is bbbbbbbbbbbb by now: run its build";
+        assert!(said.starts_with(wanted), "{said}");
+        let said = other_model_in_words("figures of finland", &older, None).unwrap();
+        assert!(said.contains("no finished training has the settings of its spec"), "{said}");
+    }
 
     #[test]
     fn a_training_that_must_run_says_which_settings_are_new() {

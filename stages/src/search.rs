@@ -129,9 +129,14 @@ fn check_text(text: &str, context_length: usize, count: impl Fn(&str) -> Result<
     if text.len() > MOST_TEXT_BYTES {
         return Err(format!("the text has {} bytes; search for a sentence or two", text.len()));
     }
+    let empty = "the text is empty: say what is to be found, such as \"two tennis courts beside a road\"";
+    // what an encoder wants before a query has tokens of its own
+    if text.trim().is_empty() {
+        return Err(empty.into());
+    }
     let room = context_length.saturating_sub(2);
     match count(text)? {
-        0 => Err("the text is empty: say what is to be found, such as \"two tennis courts beside a road\"".into()),
+        0 => Err(empty.into()),
         tokens if tokens <= room => Ok(()),
         tokens => {
             // where the model would stop reading
@@ -180,7 +185,11 @@ mod tests {
 
     #[test]
     fn texts_without_words_and_books_are_refused() {
-        assert!(check_text("  ", 8, words).unwrap_err().contains("is empty"));
+        let behind_a_prefix = |text: &str| words(&format!("query: {text}"));
+        for text in ["", "  ", "\u{a0}\n"] {
+            assert!(check_text(text, 8, behind_a_prefix).unwrap_err().contains("is empty"), "{text:?}");
+        }
+        assert!(check_text("\u{0}", 8, |_| Ok(0)).unwrap_err().contains("is empty"), "it has no token");
         assert!(check_text(&"a".repeat(MOST_TEXT_BYTES + 1), 8, |_| panic!("not counted")).is_err());
     }
 }

@@ -16,7 +16,7 @@ use crate::train_rows::{caption_key, key_of_digest};
 
 const STAGE: &str = "evaluate";
 /// Raised when the same vectors would give other figures.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Images that are one unit of parallel work.
 const BLOCK_ROWS: usize = 256;
 
@@ -27,6 +27,8 @@ pub struct TextRow {
     pub evaluated: EvaluatedRow,
     /// Of the structured captions; none where nobody could write any.
     pub variants: Vec<Vec<f32>>,
+    /// Equal where the texts of these are.
+    pub variants_digest: String,
     /// Of what was said of the image; `None` where nothing was.
     pub query: Option<Vec<f32>>,
     /// Of each caption, as a query.
@@ -44,7 +46,8 @@ pub struct TextEvaluation {
     pub variants: VariantRule,
     /// Fields that were searched.
     pub fields: Vec<StructuredField>,
-    /// Both sides come from the same tags: the figures say little of what pictures show.
+    /// Both sides come from the same tags, or captions do and whoever wrote what is searched was told these: the
+    /// figures say little of what pictures show.
     pub tags_to_tags: bool,
     /// Images in the gallery that nobody wrote anything about: they count as not found.
     pub images_without_text: usize,
@@ -96,7 +99,9 @@ pub fn evaluate(spec: &BuildSpec, validation: &[TextRow], test: &[TextRow]) -> R
         writer,
         variants: rule,
         fields,
-        tags_to_tags: writer == Captioner::Geotags,
+        // whoever is told the tags is told the captions that are made of them, word for word; a file is told nothing
+        tags_to_tags: writer == Captioner::Geotags
+            || (spec.caption.captioner == Captioner::Geotags && writer != Captioner::Given),
         images_without_text: test.iter().filter(|row| row.variants.is_empty()).count(),
         images_without_query: test.iter().filter(|row| row.query.is_none()).count(),
         text: split.text(protocol)?,
@@ -153,10 +158,17 @@ impl Split {
             VariantRule::First => row.variants.len().min(1),
             VariantRule::Max | VariantRule::Mean => row.variants.len(),
         };
-        let flat = |vectors: &mut dyn Iterator<Item = &Vec<f32>>| vectors.flatten().copied().collect::<Vec<f32>>();
         let captions = || rows.iter().flat_map(|row| &row.evaluated.captions);
         let texts = || captions().map(|(text, _)| text.as_str());
         // what is equal ties, in the sentence encoder's vectors as in the model's
+        let variants: Vec<(String, &[f32])> = rows
+            .iter()
+            .flat_map(|row| {
+                let numbered = row.variants[..kept(row)].iter().enumerate();
+                numbered.map(move |(number, vector)| (format!("{} {number}", row.variants_digest), vector.as_slice()))
+            })
+            .collect();
+        let variants: Vec<_> = variants.iter().map(|(of, vector)| (of.as_str(), *vector)).collect();
         let pictures: Vec<_> =
             rows.iter().map(|row| (row.evaluated.bytes_digest.as_str(), row.evaluated.embedding.as_slice())).collect();
         let read: Vec<String> = texts().map(as_read).collect();
@@ -175,12 +187,9 @@ impl Split {
             image_keys_n: rows.iter().map(|row| key_of_digest(&row.evaluated.bytes_digest)).collect(),
             caption_keys_m: captions().map(|(text, _)| caption_key(text)).collect(),
             width,
-            variants: (
-                flat(&mut rows.iter().flat_map(|row| &row.variants[..kept(row)])),
-                rows.iter().map(kept).collect(),
-            ),
+            variants: (one_of_each(&variants).concat(), rows.iter().map(kept).collect()),
             said: (
-                flat(&mut rows.iter().flat_map(|row| &row.query)),
+                rows.iter().flat_map(|row| &row.query).flatten().copied().collect(),
                 rows.iter().map(|row| usize::from(row.query.is_some())).collect(),
             ),
             queries_md: of_texts(|row| &row.queries),
@@ -258,6 +267,7 @@ mod tests {
                 captions: vec![(format!("caption {i}"), own(i))],
             },
             variants: vec![at(text(i)), at(text(i) + 3.0)],
+            variants_digest: format!("t{i}"),
             query: Some(at(text(i))),
             queries: vec![own(i)],
             documents: vec![own(i)],
@@ -317,6 +327,21 @@ mod tests {
         }
     }
 
+    /// So may these.
+    #[test]
+    fn images_with_equal_texts_tie_though_their_vectors_differ_in_their_last_bits() {
+        let mut test = rows(2, |_| 0.0, |_| 0.0);
+        test[1].variants_digest = test[0].variants_digest.clone();
+        for value in test[1].variants.iter_mut().flatten() {
+            *value = f32::from_bits(value.to_bits().saturating_sub(1));
+        }
+        for rule in ["max", "mean", "first"] {
+            let set = format!("text_retrieval.variants={rule}");
+            let found = evaluate(&spec(&[&set]), &[], &test).unwrap().text.exact;
+            assert_eq!((found.pessimistic.t2i.at_1, found.optimistic.t2i.at_1), (0.0, 100.0), "{rule}");
+        }
+    }
+
     #[test]
     fn images_without_a_text_are_lost_and_counted() {
         let mut test = rows(20, RIGHT, WRONG);
@@ -334,6 +359,16 @@ mod tests {
         assert!(evaluate(&spec(&[]), &[], &test).unwrap().tags_to_tags);
         let pixels = ["caption.captioner=instructblip", "caption.instructblip.weights=a/b"];
         assert!(!evaluate(&spec(&pixels), &[], &test).unwrap().tags_to_tags);
+        // captions are the tags, and whoever writes what is searched is told these
+        let server = [
+            "caption.structured_captioner=server",
+            "caption.server.url=http://h/v1",
+            "caption.server.model=m",
+            "caption.captioner=geotags",
+        ];
+        assert!(evaluate(&spec(&server), &[], &test).unwrap().tags_to_tags);
+        let file = ["caption.structured_file=texts.jsonl", "text_retrieval.query_file=queries.json"];
+        assert!(!evaluate(&spec(&file), &[], &test).unwrap().tags_to_tags);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Claims of workers on the shards of a plan, the beats by which others see that they are alive, and the word that ends a plan
 //! before its shards are done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use manifests::attempts::{Attempts, End, Object, ShardTurn};
-use manifests::{Digest, Plan, paths};
+use manifests::{Artifact, Digest, PartFile, Plan, paths};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
 use crate::metrics::{self, Metric};
 use crate::stores::WorkStore;
+use crate::tables::Tables;
 
 /// Who works, in words for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +103,7 @@ impl Look {
 /// Attempts on the stale shards of a plan.
 pub struct ClaimBoard<'a> {
     work: &'a WorkStore,
+    country: String,
     stage: String,
     folder: String,
     plan_key: Digest,
@@ -120,6 +122,7 @@ impl<'a> ClaimBoard<'a> {
         let shards = keys.iter().map(|(shard, key)| (key.clone(), *shard)).collect();
         Self {
             work,
+            country: plan.country.clone(),
             stage: plan.stage.clone(),
             folder: paths::markers(&plan.country, &plan.stage),
             plan_path: paths::plan(&plan.country, &plan.stage, &plan_key),
@@ -260,6 +263,15 @@ impl<'a> ClaimBoard<'a> {
         Ok(known.unwrap_or(FailedShard { shard, attempts: Vec::new(), epochs: 0 }))
     }
 
+    /// Rows of a shard that were put aside: whoever goes on with it takes them from there.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn put_aside(&self, shard: u32) -> Result<u64, WorkerError> {
+        let partial = self.work.get_sealed::<PartFile>(&self.path(shard, Object::Partial)).await?;
+        Ok(partial.filter(|part| part.is_of(&self.country, shard)).map_or(0, |part| part.rows))
+    }
+
     /// Ends the attempts of a worker whose process is known to be gone, so that nobody waits until it has been silent for long
     /// enough.
     ///
@@ -298,14 +310,15 @@ impl<'a> ClaimBoard<'a> {
     }
 }
 
-/// Opens shards of a stage again that were closed as failed, all or those of one number; says which.
+/// Opens shards of a stage again that were closed as failed and are still to be made, all or those of one number; says
+/// which.
 ///
 /// # Errors
-/// A store that does not answer.
+/// A store that does not answer, and a table of the stage's output that another program has changed.
 pub async fn reopen(
     work: &WorkStore,
     country: &str,
-    stage: &str,
+    (stage, output): (&str, Artifact),
     wanted: Option<u32>,
 ) -> Result<Vec<FailedShard>, WorkerError> {
     let folder = paths::markers(country, stage);
@@ -314,8 +327,14 @@ pub async fn reopen(
         .iter()
         .filter_map(|name| Object::of_name(name).map(|(key, object)| (name.as_str(), key, object)))
         .collect();
+    let of_kind = |kind: Object| objects.iter().filter(move |(.., object)| *object == kind);
+    // what somebody has made since, such as a run, has a marker beside that word
+    let mut over: BTreeSet<Digest> = of_kind(Object::Marker).map(|(_, key, _)| (*key).to_owned()).collect();
+    if of_kind(Object::Failed).next().is_some() {
+        over.extend(superseded(work, country, (stage, output)).await?);
+    }
     let mut reopened = Vec::new();
-    for (name, key, _) in objects.iter().filter(|(.., object)| *object == Object::Failed) {
+    for (name, key, _) in of_kind(Object::Failed).filter(|(_, key, _)| !over.contains(*key)) {
         let failed = work.get_hint::<FailedShard>(&format!("{folder}/{name}")).await?;
         let failed = failed.unwrap_or(FailedShard { shard: 0, attempts: Vec::new(), epochs: 0 });
         if wanted.is_some_and(|wanted| wanted != failed.shard) {
@@ -330,6 +349,25 @@ pub async fn reopen(
         reopened.push(failed);
     }
     Ok(reopened)
+}
+
+/// Keys of shards whose part is another by now than the one that their plan was to replace: nobody wants that work.
+async fn superseded(
+    work: &WorkStore,
+    country: &str,
+    (stage, output): (&str, Artifact),
+) -> Result<BTreeSet<Digest>, WorkerError> {
+    let live = Tables::new(work).pin(output, country, None).await?;
+    let folder = format!("plans/{country}/{stage}");
+    let mut keys = BTreeSet::new();
+    for name in work.list(&folder).await? {
+        let plan = work.get_sealed::<Plan>(&format!("{folder}/{name}")).await?;
+        let Some(plan) = plan.filter(|plan| plan.is_of(country)) else { continue };
+        let shards = plan.counts.stale.iter().map(|stale| stale.shard);
+        let replaced = shards.filter(|shard| plan.output.part_name(*shard) != live.part_name(*shard));
+        keys.extend(replaced.map(|shard| plan.shard_key(shard)));
+    }
+    Ok(keys)
 }
 
 type Held = Arc<Mutex<BTreeMap<String, Attempted>>>;

@@ -9,6 +9,7 @@ pub mod curves;
 mod draft;
 mod geoparquet;
 mod hugging_face;
+mod lacking;
 mod npy;
 mod rows;
 mod rsrt;
@@ -23,6 +24,7 @@ use manifests::Artifact;
 use manifests::plan::PinnedTable;
 
 pub use draft::Draft;
+pub use lacking::{Lacking, lacking, lacking_in_words};
 pub use rows::Filter;
 
 use crate::error::WorkerError;
@@ -101,6 +103,10 @@ pub struct Written {
     pub captions: u64,
     /// Images by the token of their source.
     pub sources: BTreeMap<String, u64>,
+    /// Digest of the model that made the vectors, where there are any.
+    pub model: Option<String>,
+    /// Shards that are left out, as the filter said.
+    pub without: Lacking,
 }
 
 impl Written {
@@ -143,6 +149,7 @@ pub async fn export(request: &ExportRequest<'_>, draft: &Draft) -> Result<Writte
         )));
     }
     written.files.sort_by(|a, b| a.path.cmp(&b.path));
+    written.without = request.filter.without.clone();
     Ok(written)
 }
 

@@ -69,8 +69,8 @@ pub struct MapResult {
     pub finished: Vec<FinishedShard>,
     /// Shards that workers elsewhere could not make.
     pub failed: Vec<FailedShard>,
-    /// How long workers elsewhere took.
-    pub seconds: Option<f64>,
+    /// From when until when workers elsewhere were at it, in seconds since 1970 by the store's clock; `None`: nobody was.
+    pub span: Option<(f64, f64)>,
     /// A stop was asked for: `finished` are not all.
     pub stopped: bool,
     /// Why the plan was given up before all were finished: what it was made on is there no longer.
@@ -145,7 +145,7 @@ pub async fn map_plan(
         .await?;
     finished.sort_by_key(|f| f.marker.part.shard);
     let stopped = finished.len() < plan.counts.stale.len();
-    Ok(MapResult { stopped, finished, failed: Vec::new(), seconds: None, outdated: None })
+    Ok(MapResult { stopped, finished, failed: Vec::new(), span: None, outdated: None })
 }
 
 /// Threads that ask a server: while the last answers of one chunk are awaited, the server has those of another to work on.

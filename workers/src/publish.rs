@@ -23,9 +23,9 @@ pub struct Summary {
     pub stage: String,
     /// Country of the build.
     pub country: String,
-    /// When it began, by the clock of the machine that ran it.
+    /// When it began, by the clock of the machine that ran it, or of the store where workers elsewhere did.
     pub started_unix_seconds: f64,
-    /// How long it took.
+    /// How long it took: it ended so long after it began.
     pub seconds: f64,
     /// Rows of the table afterwards.
     pub rows: u64,
@@ -84,19 +84,17 @@ pub async fn publish(tables: &Tables, plan: &Plan, finished: &[FinishedShard]) -
     let (table, version, overtaken) = (artifact.name(), committed.version, committed.overtaken.len());
     tracing::debug!(table, version, parts = replacements.len(), overtaken, "committed");
     let mut parts: BTreeMap<u32, PartFile> = plan.output.parts.iter().map(|p| (p.shard, p.clone())).collect();
+    let mut lost = plan.output.lost.clone();
     for replacement in replacements.into_iter().filter(|r| !committed.overtaken.contains(&r.part.shard)) {
+        lost.remove(&replacement.part.shard);
         parts.insert(replacement.part.shard, replacement.part);
     }
-    let live = PinnedTable {
-        version: Some(committed.version),
-        parts: parts.into_values().collect(),
-        ..PinnedTable::empty(artifact)
-    };
+    let live = PinnedTable { artifact, version: Some(committed.version), parts: parts.into_values().collect(), lost };
     Ok(Published { live, overtaken: committed.overtaken })
 }
 
 /// Reads the status column of a country's table and rewrites the stage's quarantine listing: failed rows by name, after
-/// the source's `problems`. Reads `at_once` parts at a time.
+/// the source's `problems`. Reads `at_once` parts at a time, and none that are lost.
 ///
 /// # Errors
 /// [`WorkerError::Broken`] for a part that cannot be read; a store that does not answer.
@@ -113,9 +111,10 @@ pub async fn quarantine(
     for problem in problems {
         push_line(&mut lines, &problem.what, &problem.why, Of::Source);
     }
-    let mut parts = futures::stream::iter(&live.parts)
-        .map(|part| part_statuses(work, live.artifact, part))
-        .buffered(at_once.max(1));
+    // a shard that nobody could make again, where that is allowed
+    let there: Vec<&PartFile> = live.parts.iter().filter(|part| !live.lost.contains(&part.shard)).collect();
+    let mut parts =
+        futures::stream::iter(there).map(|part| part_statuses(work, live.artifact, part)).buffered(at_once.max(1));
     while let Some(part) = parts.try_next().await? {
         statuses.ok += part.ok;
         statuses.excluded += part.excluded;

@@ -312,8 +312,9 @@ pub struct Collected {
     pub running: BTreeSet<u32>,
     /// Shards that nobody works on.
     pub open: BTreeSet<u32>,
-    /// From the first claim to the last marker.
-    pub seconds: f64,
+    /// From the first claim to the last marker since the plan was published, in seconds since 1970 by the store's
+    /// clock; `None`: nobody has worked on it since.
+    pub span: Option<(f64, f64)>,
 }
 
 impl Collected {
@@ -338,9 +339,12 @@ pub async fn collect(
     let horizon = tables.horizon_millis(plan.output.artifact, &plan.country).await?;
     let mut collected = Collected::default();
     let mut done = Vec::new();
+    // what a run has left that was stopped long ago lies under the same keys
+    let published = board.published_millis().await?.unwrap_or(i64::MIN);
     let mut span: Option<(i64, i64)> = None;
     for (shard, (turn, attempts)) in board.look().await?.shards {
-        if let Some((first, last)) = attempts.span_millis() {
+        if let Some((first, last)) = attempts.span_millis().filter(|(_, last)| *last >= published) {
+            let first = first.max(published);
             span = Some(span.map_or((first, last), |of_all| (of_all.0.min(first), of_all.1.max(last))));
         }
         match turn {
@@ -351,7 +355,7 @@ pub async fn collect(
             ShardTurn::Open { .. } | ShardTurn::Poisoned => _ = collected.open.insert(shard),
         }
     }
-    collected.seconds = span.map_or(0.0, |(first, last)| (last - first) as f64 / 1000.0);
+    collected.span = span.map(|(first, last)| (first as f64 / 1000.0, last as f64 / 1000.0));
     let mut markers = futures::stream::iter(done)
         .map(|shard| {
             let key = board.key(shard);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
-use manifests::spec::VariantRule;
+use manifests::spec::{TextPooling, VariantRule};
 use manifests::{Artifact, PartFile, paths, shard_of};
 use stages::segment_features::from_half_bytes;
 use stages::table::{Columns, TableError, option_text};
@@ -112,6 +112,9 @@ pub struct Gallery {
     pub rule: VariantRule,
     /// Digest of the model: rows by another one are not looked at.
     pub model: String,
+    /// How a text that is searched with is pooled, where the vectors are of texts: rows that are pooled otherwise are
+    /// not looked at either.
+    pub pooling: Option<TextPooling>,
     /// Places, times and tags of the images.
     pub geotags: PinnedTable,
     /// Their splits.

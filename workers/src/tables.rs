@@ -1,11 +1,12 @@
 //! Delta Lake tables: pin the parts of one, commit a change of them.
 
+mod checkpoints;
 mod columns;
 mod commit;
 mod entries;
 mod snapshot;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use delta_kernel::scan::state::ScanFile;
@@ -14,6 +15,7 @@ use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder};
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile, paths};
+use object_store::path::Path;
 use stages::stage::is_disk_full;
 use url::Url;
 
@@ -49,8 +51,13 @@ pub struct LiveFiles {
 impl Tables {
     /// The tables of a work store; nothing is asked of it yet.
     pub fn new(work: &WorkStore) -> Self {
+        Self::hiding(work, HashSet::new())
+    }
+
+    /// The same, as if some files of their logs were not there.
+    fn hiding(work: &WorkStore, hidden: HashSet<Path>) -> Self {
         let (store, root) = work.rooted();
-        let engine = DefaultEngineBuilder::new(Arc::new(LogEntries::new(store)));
+        let engine = DefaultEngineBuilder::new(Arc::new(LogEntries::new(store, hidden)));
         let engine = engine.with_task_executor(executor()).build();
         Self { work: work.clone(), root, engine: Arc::new(engine), seen: Arc::default() }
     }
@@ -204,6 +211,11 @@ fn kernel_error(artifact: Artifact, error: KernelError) -> WorkerError {
         KernelError::ObjectStore(e) => WorkerError::of_store(&format!("table {}", artifact.name()), e),
         e if is_disk_full(&e) => WorkerError::DiskFull(text),
         e if is_passing(&e) => WorkerError::Transient(text),
+        // the kernel reads no Parquet but checkpoints
+        KernelError::Parquet(_) | KernelError::InvalidCheckpoint(_) => WorkerError::Broken(format!(
+            "{text}; a checkpoint of its log is damaged or gone: `urbancross verify` tells which, and `verify --repair` \
+             takes it out"
+        )),
         _ => WorkerError::Broken(text),
     }
 }

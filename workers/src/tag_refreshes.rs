@@ -57,8 +57,10 @@ pub struct Refreshment {
     pub changed: usize,
     /// Of these, those that are left out from now on: what they were taken for is gone.
     pub gone: usize,
-    /// Of these, those that were left out and are back: with what they were taken for, or since their box is not known.
+    /// Of these, those that were left out and are back, as what they were taken for is.
     pub back: usize,
+    /// Of these, those that were left out and whose box is not known: the next run makes them, an extract judges them.
+    pub unjudged: usize,
     /// Some of the changed images.
     pub examples: Vec<String>,
     /// Images whose box does not lie within the extract: their tags stay.
@@ -81,6 +83,14 @@ pub struct Refreshment {
     pub written: bool,
     /// Whether a stop came before all diffs were applied.
     pub stopped: bool,
+}
+
+impl Refreshment {
+    /// How many images have other tags, for people.
+    pub fn in_words(&self) -> String {
+        let verb = if self.changed == 1 { "has" } else { "have" };
+        format!("{} of {} {verb} other tags", self.changed, count(self.images, "image"))
+    }
 }
 
 /// Refreshes the tags of a country.
@@ -207,14 +217,16 @@ impl<'a> Refresher<'a> {
         }
         let state = &mut read.state;
         state.sequence = state.sequence.or(sequence);
-        if let Some((before, now)) = base.timestamp().zip(state.timestamp).filter(|(before, now)| now < before) {
+        // where the record is lost, the rows know: what came after the newest of their moments changed none of them
+        let shown = base.timestamp().max(known.newest_row);
+        if let Some((before, now)) = shown.zip(state.timestamp).filter(|(before, now)| now < before) {
             return Err(WorkerError::Configuration(format!(
                 "the extract shows {}, and the tags are at {} already: take a newer extract",
                 Moment(now),
                 Moment(before)
             )));
         }
-        if state.timestamp.is_none() && base.timestamp().is_some() {
+        if state.timestamp.is_none() && shown.is_some() {
             (self.say)("warning: the extract does not say which moment it shows, so it may be older than the tags");
         }
         let done = Refreshment {

@@ -42,7 +42,17 @@ fn section(text: &mut String, path: &str, schema: &Value) {
     }
 }
 
+/// What a field holds where it is set: an optional one may be `null`, too.
+fn where_set(field: &Value) -> &Value {
+    let mut set = field["anyOf"].as_array().into_iter().flatten().filter(|branch| branch["type"] != "null");
+    match (set.next(), set.next()) {
+        (Some(only), None) => only,
+        _ => field,
+    }
+}
+
 fn type_of(field: &Value) -> String {
+    let field = where_set(field);
     let words = words_of(field);
     if !words.is_empty() {
         return "word".to_owned();
@@ -61,6 +71,7 @@ fn type_of(field: &Value) -> String {
 
 /// The words that a field takes, with what each means where the type says so.
 fn words_of(field: &Value) -> Vec<(&str, Option<&str>)> {
+    let field = where_set(field);
     let choices = field["oneOf"].as_array().map_or(std::slice::from_ref(field), Vec::as_slice);
     let words = choices.iter().flat_map(|choice| {
         let meaning = choice["const"].is_string().then(|| choice["description"].as_str()).flatten();
@@ -110,12 +121,14 @@ mod tests {
                     { "enum": ["a"] }, { "const": "b", "description": "The second." }
                 ] },
                 "maybe": { "type": ["boolean", "null"], "description": "Or not." },
+                "other": { "anyOf": [{ "enum": ["a"] }, { "type": "null" }], "description": "Another." },
             }
         });
         let wanted = "## Thing\n\nA thing.\n\n| field | type | default | meaning |\n|---|---|---|---|\n\
                       | `kind` | word | `\"b\"` | Which. One of: `a`; `b`: The second. |\n\
                       | `maybe` | boolean | not set | Or not. |\n\
                       | `name` | string | required | Its name. |\n\
+                      | `other` | word | not set | Another. One of: `a`. |\n\
                       \n### part\n\n| field | type | default | meaning |\n|---|---|---|---|\n\
                       | `ratio` | 3 integers | `[7,1,2]` | a \\| b |\n";
         assert_eq!(reference("Thing", &schema), wanted);

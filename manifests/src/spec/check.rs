@@ -13,10 +13,6 @@ impl Problems {
         self.0.push(problem.into());
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The fields below `path`, such as `pretrain`.
     pub(crate) fn section<'p>(&'p mut self, path: &'p str) -> Section<'p> {
         Section { path, problems: self }

@@ -31,7 +31,7 @@ fn no_toml(text: &str, error: &toml::de::Error) -> String {
     let number = error.span().filter(|_| error.message().starts_with("invalid integer")).map(|span| {
         let line = text.get(..span.start).unwrap_or_default().matches('\n').count() + 1;
         let number = text.get(span).unwrap_or_default();
-        format!("line {line}: {number} is no number that a field takes; the greatest is {}", i64::MAX)
+        format!("line {line}: {number} is no number that a field takes")
     });
     number.unwrap_or_else(|| error.to_string().trim_end().to_owned())
 }

@@ -11,6 +11,8 @@ pub(crate) trait Spec: DeserializeOwned + Serialize {
     const LEAST: &str;
     /// What to do with a table that is a spec of another kind.
     fn given_instead(table: &toml::Table) -> Option<&'static str>;
+    /// What no build or adaptation can mean of it, a field a line.
+    fn refusal(&self) -> Option<String>;
 }
 
 /// Reads a section that is understood elsewhere than its spec; `root` is where it stands.
@@ -19,7 +21,7 @@ pub(crate) trait Spec: DeserializeOwned + Serialize {
 /// What is wrong with it.
 pub fn section<T: DeserializeOwned + Serialize + Default>(table: &toml::Table, root: &str) -> Result<T, String> {
     table.clone().try_into().map_err(|error: toml::de::Error| {
-        told::<T>(table, root, &fields(&T::default())).unwrap_or_else(|| error.to_string())
+        told::<T>(table, root, &fields(&T::default()), |_| None).unwrap_or_else(|| error.to_string())
     })
 }
 
@@ -28,28 +30,62 @@ pub(super) fn explained<S: Spec>(table: &toml::Table) -> Option<String> {
     if let Some(other) = S::given_instead(table) {
         return Some(other.to_owned());
     }
-    told::<S>(table, "", &toml::from_str::<S>(S::LEAST).map_or(Vec::new(), |least| fields(&least)))
+    let all = toml::from_str::<S>(S::LEAST).map_or(Vec::new(), |least| fields(&least));
+    told::<S>(table, "", &all, S::refusal)
 }
 
 /// Everything that is wrong with a table at `root` that is no `T`, of which `all` are the fields: a parser stops at the
-/// first fault, so it is asked again without the field.
-fn told<T: DeserializeOwned>(table: &toml::Table, root: &str, all: &[String]) -> Option<String> {
+/// first fault, so it is asked again without the field. `refusal` knows the bounds of numbers.
+fn told<T: DeserializeOwned>(
+    table: &toml::Table,
+    root: &str,
+    all: &[String],
+    refusal: impl Fn(&T) -> Option<String>,
+) -> Option<String> {
     let mut table = table.clone();
-    let mut problems = Problems::default();
+    let mut faults = Vec::new();
     while let Some(fault) = first_fault::<T>(&table, root, all) {
-        let Some((section, name)) = fault.field else {
+        let Some((section, name)) = fault.field.clone() else {
             // a field that was taken out is not missing
-            if problems.is_empty() {
-                problems.add(fault.words);
+            if faults.is_empty() {
+                faults.push(fault);
             }
             break;
         };
-        problems.add(fault.words);
+        faults.push(fault);
         if section_at(&mut table, &section).and_then(|section| section.remove(&name)).is_none() {
             break;
         }
     }
+    let mut problems = Problems::default();
+    for Fault { words, field, number } in faults {
+        let Some((kind, of_type)) = number else {
+            problems.add(words);
+            continue;
+        };
+        let of_field = field.and_then(|(section, name)| bounds::<T>(&table, &section, &name, &refusal));
+        let bounds = of_field.unwrap_or_else(|| of_type.to_owned());
+        let of = if bounds.starts_with("at ") { "of " } else { "" };
+        problems.add(format!("{words}{kind} {of}{bounds}").trim_end());
+    }
     problems.into_result().err()
+}
+
+/// The bounds of a field, as they are told of the greatest number that its type can hold.
+fn bounds<T: DeserializeOwned>(
+    table: &toml::Table,
+    section: &str,
+    name: &str,
+    refusal: impl Fn(&T) -> Option<String>,
+) -> Option<String> {
+    let begins = format!("{} = ", joined(section, name));
+    [i64::MAX, i64::from(u32::MAX)].into_iter().find_map(|greatest| {
+        let mut table = table.clone();
+        section_made(&mut table, section)?.insert(name.to_owned(), toml::Value::Integer(greatest));
+        let refused = refusal(&table.try_into::<T>().ok()?)?;
+        let line = refused.lines().find_map(|line| line.trim_start().strip_prefix(&begins))?;
+        line.split_once(": it must be ").map(|(_, bounds)| bounds.to_owned())
+    })
 }
 
 /// What a parser says first.
@@ -57,11 +93,13 @@ struct Fault {
     words: String,
     /// Section and name of the field that is unknown or holds something else.
     field: Option<(String, String)>,
+    /// The kind of number that is wanted, and the bounds of its type: the words lack both.
+    number: Option<(&'static str, &'static str)>,
 }
 
 impl Fault {
     fn of(words: String) -> Option<Self> {
-        Some(Fault { words, field: None })
+        Some(Fault { words, field: None, number: None })
     }
 }
 
@@ -78,27 +116,29 @@ fn first_fault<T: DeserializeOwned>(table: &toml::Table, root: &str, all: &[Stri
     if let Some((unknown, expected)) = told_name(what, "unknown field ") {
         let nearest = nearest(path, unknown, expected, all);
         let words = format!("there is no field `{}`; {expected}{}", below(unknown), meant(nearest));
-        return Some(Fault { words, field: Some((path.to_owned(), unknown.to_owned())) });
+        return Some(Fault { words, field: Some((path.to_owned(), unknown.to_owned())), number: None });
     }
     if let Some((missing, _)) = told_name(what, "missing field ") {
         return Fault::of(format!("{} is missing", below(missing)));
     }
     let value = |table: &toml::Table| Some(toml_path(table, path)?.to_string());
     let holds = value(table).map_or(section.clone(), |value| format!("{section} = {value}"));
+    let mut number = None;
     let wanted = if let Some((unknown, expected)) = told_name(what, "unknown variant ") {
         format!("{expected}{}", meant(near(unknown, names_in(expected)).map(str::to_owned)))
     } else if let Some(words) = words_wanted::<T>(table.clone(), path) {
         words
     } else if let Some((_, expected)) = what.strip_prefix("invalid ").and_then(|what| what.split_once(", expected ")) {
-        format!("it must be {}", kind_in_words(expected))
+        number = number_in_words(expected);
+        format!("it must be {}", if number.is_some() { String::new() } else { kind_in_words(expected) })
     } else {
         what.to_owned()
     };
     if section.is_empty() {
-        return Fault::of(wanted);
+        return Some(Fault { words: wanted, field: None, number });
     }
     let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
-    Some(Fault { words: format!("{holds}: {wanted}"), field: Some((parent.to_owned(), name.to_owned())) })
+    Some(Fault { words: format!("{holds}: {wanted}"), field: Some((parent.to_owned(), name.to_owned())), number })
 }
 
 fn joined(section: &str, name: &str) -> String {
@@ -129,6 +169,14 @@ fn toml_path<'t>(table: &'t toml::Table, path: &str) -> Option<&'t toml::Value> 
     keys.try_fold(first, |section, key| section.get(key))
 }
 
+/// A section of a table, which gets it where it lacks it.
+fn section_made<'t>(table: &'t mut toml::Table, path: &str) -> Option<&'t mut toml::Table> {
+    let mut keys = path.split('.').filter(|key| !key.is_empty());
+    keys.try_fold(table, |section, key| {
+        section.entry(key.to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new())).as_table_mut()
+    })
+}
+
 fn section_at<'t>(table: &'t mut toml::Table, path: &str) -> Option<&'t mut toml::Table> {
     let mut keys = path.split('.').filter(|key| !key.is_empty());
     keys.try_fold(table, |section, key| section.get_mut(key)?.as_table_mut())
@@ -150,10 +198,6 @@ fn words_wanted<T: DeserializeOwned>(mut table: toml::Table, path: &str) -> Opti
 /// What Rust calls a type, as somebody calls it who writes a spec.
 fn kind_in_words(expected: &str) -> String {
     match expected {
-        "u32" => "a whole number between 0 and 4294967295".into(),
-        // the most that TOML knows
-        "usize" | "u64" => format!("a whole number between 0 and {}", i64::MAX),
-        "f64" | "f32" => "a number".into(),
         "a boolean" => "true or false".into(),
         "a string" | "path string" => "text in quotes".into(),
         "a sequence" => "a list in brackets".into(),
@@ -162,6 +206,17 @@ fn kind_in_words(expected: &str) -> String {
             Some(length) => format!("a list of {length}"),
             None => expected.to_owned(),
         },
+    }
+}
+
+/// The same of a number, with its bounds as far as the type tells.
+fn number_in_words(expected: &str) -> Option<(&'static str, &'static str)> {
+    match expected {
+        "u32" => Some(("a whole number", "between 0 and 4294967295")),
+        // nobody means the most that TOML knows
+        "usize" | "u64" => Some(("a whole number", "at least 0")),
+        "f64" | "f32" => Some(("a number", "")),
+        _ => None,
     }
 }
 
@@ -280,14 +335,15 @@ mod tests {
     #[test]
     fn what_is_wanted_is_said_without_the_names_of_types() {
         for (text, words) in [
-            ("[pretrain]\nepochs = -1", "pretrain.epochs = -1: it must be a whole number between 0 and 9223"),
-            ("[pretrain]\nepochs = 1.5", "pretrain.epochs = 1.5: it must be a whole number between 0 and 9223"),
-            ("[pretrain]\nepochs = \"3\"", "pretrain.epochs = \"3\": it must be a whole number between 0 and 9223"),
-            (
-                "[work]\nshards = 4294967296",
-                "work.shards = 4294967296: it must be a whole number between 0 and 4294967295",
-            ),
-            ("[pretrain]\ndropout = true", "pretrain.dropout = true: it must be a number"),
+            ("[pretrain]\nepochs = -1", "pretrain.epochs = -1: it must be a whole number between 1 and 1000000"),
+            ("[pretrain]\nepochs = 1.5", "pretrain.epochs = 1.5: it must be a whole number between 1 and 1000000"),
+            ("[pretrain]\nepochs = \"3\"", "pretrain.epochs = \"3\": it must be a whole number between 1 and 1000"),
+            ("[pretrain]\nepochs = 1.5\nbatch = 1.5", "pretrain.epochs = 1.5: it must be a whole number between 1 and"),
+            ("[pretrain]\nbatch = 6\nmicro_batches = -1", "it must be a whole number between 1 and 6"),
+            ("[pretrain]\nseed = -1", "pretrain.seed = -1: it must be a whole number of at least 0"),
+            ("[work]\nshards = 4294967296", "work.shards = 4294967296: it must be a whole number between 1 and 100000"),
+            ("[pretrain]\ndropout = true", "true: it must be a number of at least 0.0 and below 1.0; 0 drops nothing"),
+            ("[pretrain]\nlearning_rate = \"fast\"", "\"fast\": it must be a number above 0.0 and at most 1.0; "),
             ("[pretrain.augment]\nflips = 1", "pretrain.augment.flips = 1: it must be true or false"),
             ("[work]\nurl = 3", "work.url = 3: it must be text in quotes"),
             ("[split]\nratio = 3", "split.ratio = 3: it must be a list of 3"),

@@ -124,7 +124,7 @@ pub struct Failure {
 
 /// Which waiting captions are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(deny_unknown_fields, default)]
 pub struct WaitingAsked {
     /// Country of the build.
     pub country: String,

@@ -194,7 +194,9 @@ async fn only_this_site_decides() {
     let long = format!(r#"{{"texts":["{}"]}}"#, "x".repeat(1 << 20));
     let answered = answer(&site, request("POST", "/api/review", &[own, json], &long)).await.status();
     assert_eq!(answered, StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(answer(&site, request("GET", "/api/review?wish=reject&id=a", &[], "")).await.status(), StatusCode::OK);
+    let address = request("GET", "/api/review?wish=reject&id=a", &[], "");
+    assert_eq!(answer(&site, address).await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(answer(&site, request("GET", "/api/review?after=a", &[], "")).await.status(), StatusCode::OK);
     assert_eq!(counts.decisions.load(Ordering::SeqCst), 0);
     assert_eq!(answer(&site, request("POST", "/api/review", &[own, json], good)).await.status(), StatusCode::OK);
     assert_eq!(counts.decisions.load(Ordering::SeqCst), 1);

@@ -206,6 +206,17 @@ async fn what_goes_wrong_is_said_without_secrets() {
     let json: serde_json::Value = serde_json::from_str(&body).unwrap();
     let why = json["error"].as_str().unwrap();
     assert!(status == StatusCode::BAD_REQUEST && why.contains("sideways") && why.contains("neighbours"), "{body}");
+    // a slip of the hand is no search for everything
+    for (path, words) in [
+        ("/api/search?text=a&top=-1", ["no parameter `top`", "`most`"]),
+        ("/api/search?text=a&form_year=2018", ["no parameter `form_year`", "`from_year`"]),
+        ("/api/plot?models=a", ["no parameter `models`", "`model`"]),
+    ] {
+        let (status, body) = get(&site, path).await;
+        assert!(status == StatusCode::BAD_REQUEST && words.iter().all(|words| body.contains(words)), "{path}: {body}");
+    }
+    let (status, body) = get(&site, "/api/search?text=a&most=-1").await;
+    assert!(status == StatusCode::UNPROCESSABLE_ENTITY && body.contains("between 1 and 200"), "{body}");
     let (status, body) = get(&site, "/api/no-such").await;
     assert!(status == StatusCode::NOT_FOUND && body.starts_with(r#"{"error":"#), "{body}");
     // nor what the guard or the routes refuse

@@ -12,7 +12,7 @@ use workers::WorkerError;
 use super::arguments::SetArgs;
 use super::numbers::within;
 use super::report_commands::open_built;
-use super::{figures, stop_flag, write_page};
+use super::{check_page, figures, stop_flag, write_page};
 use crate::analyse::{
     Analysis, BeforeAndAfter, CaptionerLine, Comparison, Draw, MOST_SAMPLED, SegmenterLine, Way,
     analyse as analyse_build, before_and_after, compare, moves_in_words, name_of, prompts, related,
@@ -32,7 +32,7 @@ const NAMED: usize = 8;
 pub(super) struct AnalyseArgs {
     #[arg(
         required = true,
-        help = "Build specs, one for each country; of pair specs, queries before and after adaptation; or folders of them"
+        help = "Build specs; of pair specs, queries before and after adaptation; or folders of them"
     )]
     specs: Vec<PathBuf>,
     #[command(flatten)]
@@ -118,6 +118,7 @@ async fn analysed(
 }
 
 pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
+    check_page(args.html.as_deref())?;
     let (mut analyses, set) = (Vec::new(), &args.set.set);
     let progress = Progress::new(args.json);
     let (of_pairs, specs): (Vec<PathBuf>, Vec<PathBuf>) =
@@ -153,8 +154,17 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     };
     for (build, path) in builds.iter().zip(&files) {
         match analysed(build, path, &args, &progress).await {
-            Ok(analysis) => analyses.push((build, analysis)),
+            Ok(analysis) => {
+                analyses.push((build, Analysis { spec: Some(path.display().to_string()), ..analysis }));
+            }
             Err(error) => leave_out(&path.display().to_string(), error)?,
+        }
+    }
+    let countries: Vec<String> = analyses.iter().map(|(_, one)| one.country.clone()).collect();
+    for (_, one) in &mut analyses {
+        // one alone is known by its country
+        if countries.iter().filter(|country| **country == one.country).count() == 1 {
+            one.spec = None;
         }
     }
     let mut pairs = Vec::new();
@@ -229,7 +239,7 @@ fn in_words(one: &Analysis) -> Vec<String> {
     let mut lines = vec![
         format!(
             "{}: {}, {} of them different, {:.1} an image; {}",
-            one.country,
+            one.name(),
             count(tags.tags, "tag"),
             tags.distinct_tags,
             tags.mean_tags,

@@ -13,7 +13,7 @@ use super::several::Whole;
 use super::told::{end_of_run, print_plan, print_status, shown};
 use super::{several_looks, simulate_commands, stop_flag};
 use crate::build::Build;
-use crate::capacity::{self, Question};
+use crate::capacity::Question;
 use crate::diff::Since;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
@@ -22,17 +22,14 @@ use crate::{aside, last_overrides, preflight, say};
 pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Question>, json: bool) -> Result<()> {
     let spec = match Whole::of(args)? {
         Whole::Build(spec) => *spec,
-        Whole::Several(several) => {
-            if cluster.is_some() {
-                let why = "--cluster is of one build: name each spec by itself";
-                return Err(WorkerError::Configuration(why.into()).into());
-            }
-            return several_looks::plan(&several, options.retry_errors, options.retrain, json).await;
-        }
+        Whole::Several(several) => return several_looks::plan(&several, &options, cluster.as_ref(), json).await,
     };
-    match cluster {
+    match &cluster {
         // what runs there needs nothing of this machine
-        Some(_) => preflight::check_elsewhere(&spec, None, false)?,
+        Some(asked) => {
+            simulate_commands::check_stages(&spec, &asked.rates)?;
+            preflight::check_elsewhere(&spec, None, false)?;
+        }
         None => preflight::check_plan(&spec)?,
     }
     let mut build = Build::open(spec, stop_flag()).await?;
@@ -44,15 +41,9 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
     build.keep_listing().await?;
     let listed = build.virtual_inputs.listing.rows();
     let estimates = crate::estimate::of(&build.spec, &preflight::known_networks(&build.spec), listed);
-    let capacities = match &cluster {
-        None => Vec::new(),
-        Some(asked) => {
-            let rows = |step: &str| lines.iter().find(|line| line.step == step).map_or(0, |line| line.rows);
-            simulate_commands::check_stages(&build.spec, &asked.rates)?;
-            let known = capacity::known(&build, asked.shape.device()).await?;
-            capacity::steps(&build.spec, &known, asked, rows)
-        }
-    };
+    if let Some(asked) = &cluster {
+        simulate_commands::add_steps(&build, &mut lines, asked).await?;
+    }
     let planned = |step: &str| lines.iter().find(|line| line.step == step).map(|line| line.rows);
     let served = crate::served::expected(&build, planned).await?;
     if json {
@@ -60,7 +51,6 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
             line.server = served.iter().find(|(step, _)| *step == line.step).map(|(_, expected)| expected.clone());
             let of = estimates.iter().find(|(step, _)| *step == line.step);
             line.estimate = of.map(|(_, estimate)| estimate.clone());
-            line.cluster = capacities.iter().find(|capacity| capacity.step == line.step).cloned();
         }
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
@@ -72,11 +62,8 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
             say!("{line}");
         }
         if let Some(asked) = &cluster {
-            simulate_commands::print_steps(&capacities, asked)?;
+            simulate_commands::print_planned(&lines, asked)?;
         }
-    }
-    if let Some(asked) = &cluster {
-        simulate_commands::warn_of_few_shards(build.spec.work.shards as usize, asked.shape.gpus);
     }
     // before geo-tags are published no split is assigned, and while they change none is final
     if lines.iter().any(|line| line.step == "splits" && line.exact) && build.virtual_inputs.assigned().images() > 0 {
@@ -129,7 +116,7 @@ pub(super) async fn accept(args: &SpecArgs, step: &str, (write, by): (bool, Opti
     }
     if accepted.others > 0 {
         say!(
-            "{} cannot: nothing of theirs is there that could stand, or a person decided otherwise",
+            "{} cannot: nothing is there that could stand, or a person decided otherwise",
             count(accepted.others, "other stale row")
         );
     }

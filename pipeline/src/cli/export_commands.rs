@@ -6,13 +6,14 @@ use anyhow::Result;
 use clap::Args;
 use manifests::BuildSpec;
 use manifests::words::count;
-use workers::export::Format;
+use workers::export::{Format, lacking_in_words};
 
 use super::numbers::within;
 use super::stop_flag;
 use crate::build::Build;
 use crate::export::{self, DataExport};
-use crate::say;
+use crate::trainings::by_another_model;
+use crate::{aside, say};
 
 /// A tebibyte: whoever wants one file gets one.
 const MOST_FILE_MIB: u64 = 1 << 20;
@@ -23,9 +24,17 @@ const MOST_FILE_MIB: u64 = 1 << 20;
 pub(super) struct ExportArgs {
     #[arg(long, value_enum, help = "Layout of images, captions or vectors")]
     format: Option<FormatName>,
-    #[arg(long, conflicts_with_all = ["split", "file_mib"], help = "The trained model, with its vocabulary")]
+    #[arg(
+        long,
+        conflicts_with_all = ["split", "file_mib", "unfinished"],
+        help = "The trained model, with its vocabulary"
+    )]
     model: bool,
-    #[arg(long, conflicts_with_all = ["split", "file_mib"], help = "The curves of its trainings, for TensorBoard")]
+    #[arg(
+        long,
+        conflicts_with_all = ["split", "file_mib", "unfinished"],
+        help = "The curves of its trainings, for TensorBoard"
+    )]
     curves: bool,
     #[arg(long, value_enum, help = "Images of this split alone; may be given several times")]
     split: Vec<SplitName>,
@@ -38,6 +47,8 @@ pub(super) struct ExportArgs {
         help = "Size at which a file of hf or webdataset is closed and another begun"
     )]
     file_mib: u64,
+    #[arg(long, help = "Leave out shards that a table lacks rows of, which are refused otherwise")]
+    unfinished: bool,
     #[arg(long, short, alias = "out", value_name = "DIR", help = "Folder to make; it must not be there, or be empty")]
     output: PathBuf,
 }
@@ -103,10 +114,19 @@ pub(super) async fn export(spec: BuildSpec, args: &ExportArgs) -> Result<()> {
         format: format.format(),
         splits: args.split.iter().map(|split| split.name().to_owned()).collect(),
         file_bytes: args.file_mib << 20,
+        unfinished: args.unfinished,
     };
     let written = export::data(&build, &wanted, &args.output).await?;
     let (images, files): (u64, _) = (written.images.values().sum(), written.files.len());
     let (splits, captions) = (written.splits_in_words(), count(written.captions, "caption"));
     say!("{output}: {} ({splits}), {captions}, in {}", count(images, "image"), count(files, "file"));
+    if !written.without.is_empty() {
+        aside!("warning: left out for want of rows: {}", lacking_in_words(&written.without));
+    }
+    if let Some(model) = &written.model
+        && let Some(why) = by_another_model(&build, "vectors", model).await?
+    {
+        aside!("warning: {why}");
+    }
     Ok(())
 }

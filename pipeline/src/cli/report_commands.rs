@@ -10,7 +10,7 @@ use stages::text_retrieval::TextEvaluation;
 use training::recall::RecallReport;
 use workers::WorkerError;
 
-use super::{figures, stop_flag, write_page};
+use super::{check_page, figures, stop_flag, write_page};
 use crate::build::Build;
 use crate::clock::now;
 use crate::given::{read_builds, spread};
@@ -19,19 +19,42 @@ use crate::progress::Progress;
 use crate::{aside, say};
 
 pub(super) async fn report(specs: &[PathBuf], set: &[String], searches: &[String], output: &Path) -> Result<()> {
+    check_page(Some(output))?;
     let (builds, mut left_out) = read_all(specs, set)?;
     let builds = open_built(builds, &mut left_out, 0).await?;
     left_out.say();
     let builds: Vec<Build> = builds.into_iter().map(|(_, build)| build).collect();
+    warn_of_older_figures(&builds).await?;
     write_report(&builds, &[], searches, output).await?;
     Ok(left_out.end()?)
+}
+
+/// Says whose figures are not of the newest model: from a training to the end of its build they are of the one before.
+async fn warn_of_older_figures(builds: &[Build]) -> Result<()> {
+    for build in builds {
+        if let Some(why) = crate::evaluate::outdated(build).await? {
+            aside!("warning: {why}");
+        }
+    }
+    Ok(())
 }
 
 /// The specs of builds, with their files, and what keeps others from being used; some can.
 pub(super) fn read_all(specs: &[PathBuf], set: &[String]) -> Result<(Vec<(PathBuf, BuildSpec)>, LeftOut)> {
     // the pairs of a folder are not builds; one that is named is refused in words
-    let is_meant = |path: &PathBuf| specs.contains(path) || !PairSpec::is_at(path);
-    let files: Vec<PathBuf> = spread(specs)?.into_iter().filter(is_meant).collect();
+    let is_no_build = |path: &PathBuf| !specs.contains(path) && PairSpec::is_at(path);
+    let (pairs, files): (Vec<PathBuf>, Vec<PathBuf>) = spread(specs)?.into_iter().partition(is_no_build);
+    let named = pairs.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    if files.is_empty() {
+        let why = format!(
+            "there are only specs of pairs, and this command is about builds: {named}; name the specs of their builds, \
+             or see what `urbancross analyse` says of a pair"
+        );
+        return Err(WorkerError::Configuration(why).into());
+    }
+    if !pairs.is_empty() {
+        aside!("note: specs of pairs are left out: {named}");
+    }
     let all = files.len();
     let (read, mut left_out) = read_builds(files, set)?;
     let builds = one_of_each_country(read, &mut left_out);
@@ -105,12 +128,14 @@ pub(super) async fn evaluate(
     (report, searches): (Option<PathBuf>, &[String]),
     json: bool,
 ) -> Result<()> {
+    check_page(report.as_deref())?;
     let builds = open_sound(specs, set).await?;
     let progress = Progress::new(json);
     // before hours may go into the others
     for build in &builds {
         crate::evaluate::finished(build).await?;
     }
+    warn_of_older_figures(&builds).await?;
     let mut all = Vec::new();
     for model_of in &builds {
         for on in &builds {

@@ -44,7 +44,9 @@ pub(super) async fn retry(whole: &Whole, errors: bool, shard: Option<u32>, stage
         opened += retry_build(spec, shard, stage, matches!(whole, Whole::Several(_))).await?;
     }
     if opened == 0 {
-        aside!("no shard is closed as failed; rows that failed are computed again with `--retry-errors`");
+        aside!(
+            "no shard that is to be made is closed as failed; rows that failed are computed again with `--retry-errors`"
+        );
     } else {
         aside!("{} open again: start the same `drive` or `submit` again", count(opened, "shard"));
     }
@@ -61,7 +63,7 @@ async fn retry_build(spec: &BuildSpec, shard: Option<u32>, stage: Option<&str>, 
     work.required().await?;
     let mut opened = 0;
     for of in stages.iter().filter(|of| stage.is_none_or(|name| name == of.name)) {
-        for failed in reopen(&work, &spec.country, of.name, shard).await? {
+        for failed in reopen(&work, &spec.country, (of.name, of.output), shard).await? {
             let country = if named { format!(" of {}", spec.country) } else { String::new() };
             say!("{:21} shard {}{country} is open again; it had failed: {}", of.name, failed.shard, failed.why());
             opened += 1;

@@ -15,7 +15,7 @@ use workers::search::{Filter, Found, Near, Tag};
 
 use super::arguments::SetArgs;
 use super::numbers::within;
-use super::{stop_flag, write_page};
+use super::{check_page, stop_flag, write_page};
 use crate::build::Build;
 use crate::clock::now;
 use crate::page::search as page;
@@ -139,6 +139,7 @@ fn tag(text: &str) -> Result<Tag, String> {
 }
 
 pub(super) async fn search(args: SearchArgs) -> Result<()> {
+    check_page(args.html.as_deref())?;
     let progress = Progress::new(args.json);
     let question = question(&args)?;
     let (model, builds) = open(&args).await?;

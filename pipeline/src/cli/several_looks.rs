@@ -5,16 +5,18 @@ use serde_json::json;
 use workers::WorkerError;
 use workers::stores::WorkStore;
 
+use super::arguments::RunArgs;
 use super::several::Several;
-use super::stop_flag;
 use super::told::{print_plan, print_status};
+use super::{simulate_commands, stop_flag};
 use crate::build::Build;
+use crate::capacity::Question;
 use crate::given::GivenPair;
 use crate::left_out::LeftOut;
 use crate::preview::PlanLine;
 use crate::run_status::{RunStatus, run_statuses};
 use crate::status::StatusLine;
-use crate::tasks::{Task, What};
+use crate::tasks::{Task, What, builds};
 use crate::{preflight, say};
 
 /// What was found of a task.
@@ -32,7 +34,7 @@ enum Looked {
 /// Shows each task, with its runs on clusters.
 async fn each(
     several: &Several,
-    json: bool,
+    (json, cluster): (bool, Option<&Question>),
     mut look: impl AsyncFnMut(usize, &Task) -> Result<(Looked, Vec<RunStatus>), WorkerError>,
 ) -> Result<()> {
     let (mut all, mut left_out) = (Vec::new(), LeftOut::default());
@@ -62,7 +64,10 @@ async fn each(
             say!("== {name}");
         }
         match looked {
-            Looked::Plan(lines) => print_plan(&lines)?,
+            Looked::Plan(lines) => {
+                print_plan(&lines)?;
+                cluster.map_or(Ok(()), |asked| simulate_commands::print_planned(&lines, asked))?;
+            }
             Looked::Status(None) => say!("nothing is built yet"),
             Looked::Status(Some(lines)) => print_status(lines)?,
             Looked::Pair(state) => say!("{:21} {state}", "adapt"),
@@ -94,20 +99,29 @@ async fn state_of_pair(pair: &GivenPair) -> Result<String, WorkerError> {
     })
 }
 
-/// What each task would do.
-pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, json: bool) -> Result<()> {
+/// What each task would do, and what a cluster makes of those that are builds.
+pub(super) async fn plan(several: &Several, options: &RunArgs, cluster: Option<&Question>, json: bool) -> Result<()> {
+    if let Some(asked) = cluster {
+        simulate_commands::check_stages_of_any(builds(&several.tasks), &asked.rates)?;
+    }
     // builds that have something to do, after which what needs them is decided anew
     let mut due = vec![false; several.tasks.len()];
-    each(several, json, async |number, task| {
+    each(several, (json, cluster), async |number, task| {
         let looked = match &task.what {
             What::Build(spec) => {
                 // one that cannot be looked at is not finished
                 due[number] = true;
-                preflight::check_plan(spec)?;
+                match cluster {
+                    Some(_) => preflight::check_elsewhere(spec, None, false)?,
+                    None => preflight::check_plan(spec)?,
+                }
                 let mut build = Build::open(spec.as_ref().clone(), stop_flag()).await?;
-                let lines = crate::preview::preview(&mut build, retry_errors, retrain).await?;
+                let mut lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
                 build.keep_listing().await?;
                 due[number] = lines.iter().any(|line| line.rows > 0 || line.finished.is_some());
+                if let Some(asked) = cluster {
+                    simulate_commands::add_steps(&build, &mut lines, asked).await?;
+                }
                 Looked::Plan(lines)
             }
             What::Adapt(_) | What::Variant(_) if task.after.iter().any(|before| due[*before]) => {
@@ -123,7 +137,7 @@ pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, j
 
 /// What the stores hold of each task.
 pub(super) async fn status(several: &Several, json: bool) -> Result<()> {
-    each(several, json, async |_, task| {
+    each(several, (json, None), async |_, task| {
         let (spec, name) = task.what.home();
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
         let is_there = work.is_there().await?;

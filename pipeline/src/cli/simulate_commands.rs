@@ -16,9 +16,10 @@ use workers::WorkerError;
 
 use super::arguments::SpecArgs;
 use super::numbers::within;
-use super::{stop_flag, write_page};
+use super::{check_page, stop_flag, write_page};
 use crate::build::Build;
 use crate::capacity::{self, Known, Point, Question, StepCapacity, left_out};
+use crate::preview::PlanLine;
 use crate::{aside, say};
 
 /// What a claim and a look take of a store near by.
@@ -146,6 +147,7 @@ pub(super) fn question(shape: ClusterShape, rates: &RateArgs, price: &PriceArgs)
 }
 
 pub(super) async fn simulate(spec: &SpecArgs, args: SimulateArgs) -> Result<()> {
+    check_page(args.chart.as_deref())?;
     let spec = spec.read()?;
     let asked = question(args.cluster.clone(), &args.rates, &args.price);
     check_stages(&spec, &asked.rates)?;
@@ -192,14 +194,39 @@ fn check_times(times: &Times) -> Result<(), WorkerError> {
 
 /// A misspelt stage would go unnoticed.
 pub(super) fn check_stages(spec: &BuildSpec, rates: &BTreeMap<String, f64>) -> Result<(), WorkerError> {
-    let names: Vec<&str> = stages::steps(spec).into_iter().map(|step| step.name()).collect();
+    check_stages_of_any([spec], rates)
+}
+
+/// The same of several builds, of which some may do without a stage.
+pub(super) fn check_stages_of_any<'s>(
+    builds: impl IntoIterator<Item = &'s BuildSpec>,
+    rates: &BTreeMap<String, f64>,
+) -> Result<(), WorkerError> {
+    let mut names: Vec<&str> = Vec::new();
+    for step in builds.into_iter().flat_map(stages::steps) {
+        if !names.contains(&step.name()) {
+            names.push(step.name());
+        }
+    }
     match rates.keys().find(|stage| !names.contains(&stage.as_str())) {
         None => Ok(()),
         Some(wrong) => Err(WorkerError::Configuration(format!(
-            "--rate {wrong}: this build has no such step; it has {}",
+            "--rate {wrong}: there is no such step; the steps are {}",
             names.join(", ")
         ))),
     }
+}
+
+/// Adds to the lines of a plan what a cluster makes of each step.
+pub(super) async fn add_steps(build: &Build, lines: &mut [PlanLine], asked: &Question) -> Result<(), WorkerError> {
+    let known = capacity::known(build, asked.shape.device()).await?;
+    let rows = |step: &str| lines.iter().find(|line| line.step == step).map_or(0, |line| line.rows);
+    let capacities = capacity::steps(&build.spec, &known, asked, rows);
+    for line in lines {
+        line.cluster = capacities.iter().find(|capacity| capacity.step == line.step).cloned();
+    }
+    warn_of_few_shards(build.spec.work.shards as usize, asked.shape.gpus);
+    Ok(())
 }
 
 async fn rows(build: &Build, said: Option<u64>) -> Result<u64, WorkerError> {
@@ -231,7 +258,7 @@ fn curve(
 }
 
 /// Says when a cluster has too many workers for the shards of a build.
-pub(super) fn warn_of_few_shards(shards: usize, gpus: usize) {
+fn warn_of_few_shards(shards: usize, gpus: usize) {
     if let Some(why) = capacity::few_shards(shards, gpus) {
         aside!("warning: {why}");
     }
@@ -288,6 +315,12 @@ pub(super) fn print_steps(steps: &[StepCapacity], asked: &Question) -> Result<()
         say!("{line}");
     }
     Ok(())
+}
+
+/// The same of the lines of a plan.
+pub(super) fn print_planned(lines: &[PlanLine], asked: &Question) -> Result<()> {
+    let steps: Vec<StepCapacity> = lines.iter().filter_map(|line| line.cluster.clone()).collect();
+    print_steps(&steps, asked)
 }
 
 fn chart(curve: &[Point]) -> LineChart {

@@ -214,8 +214,13 @@ async fn watch(
 /// What was found, for people.
 fn counted(done: &Refreshment) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut changed = format!("{} of {} have other tags", done.changed, count(done.images, "image"));
-    for (images, what) in [(done.gone, "left out: what they were taken for is gone"), (done.back, "back again")] {
+    let mut changed = done.in_words();
+    let others = [
+        (done.gone, "left out: no longer in OpenStreetMap"),
+        (done.back, "back again"),
+        (done.unjudged, "back with the next run, for the next extract to judge"),
+    ];
+    for (images, what) in others {
         if images > 0 {
             changed += &format!("; {images} {what}");
         }
@@ -225,11 +230,11 @@ fn counted(done: &Refreshment) -> Vec<String> {
         lines.push(format!("  such as {}", done.examples.join(", ")));
     }
     if done.outside > 0 {
-        lines.push(format!("{} outside of the extract: their tags stay", count(done.outside, "image")));
+        lines.push(format!("{} outside of the extract: no change of tags", count(done.outside, "image")));
     }
     if done.unclear > 0 {
         let unclear = count(done.unclear, "image");
-        lines.push(format!("{unclear} unclear from diffs alone: their tags stay until an extract is read (--osm)"));
+        lines.push(format!("{unclear} unclear from diffs alone: no change of tags until an extract is read (--osm)"));
         lines.extend(done.unclear_examples.iter().map(|why| format!("  {why}")));
     }
     lines
@@ -239,7 +244,7 @@ fn counted(done: &Refreshment) -> Vec<String> {
 fn lines(done: &Refreshment) -> Vec<String> {
     let mut lines = counted(done);
     if done.waiting > 0 {
-        lines.push(format!("{} that come later wait, as --until asks", count(done.waiting, "diff")));
+        lines.push(format!("{} left for later, as --until asks", count(done.waiting, "diff")));
     }
     let diffs = if done.diffs > 0 { format!("{} applied; ", count(done.diffs, "diff")) } else { String::new() };
     let state = match done.state_bytes {
@@ -253,4 +258,32 @@ fn lines(done: &Refreshment) -> Vec<String> {
         (true, _) => "written: `urbancross plan` shows the rows that the next run makes again".to_owned(),
     });
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_image_is_told_as_one() {
+        let done = Refreshment {
+            images: 60,
+            changed: 1,
+            unjudged: 1,
+            outside: 1,
+            unclear: 1,
+            waiting: 1,
+            moment: "diff 7".into(),
+            ..Refreshment::default()
+        };
+        let expected = [
+            "1 of 60 images has other tags; 1 back with the next run, for the next extract to judge",
+            "1 image outside of the extract: no change of tags",
+            "1 image unclear from diffs alone: no change of tags until an extract is read (--osm)",
+            "1 diff left for later, as --until asks",
+            "the tags show diff 7",
+            "nothing to write",
+        ];
+        assert_eq!(lines(&done), expected);
+    }
 }

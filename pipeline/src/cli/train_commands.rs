@@ -14,7 +14,7 @@ use super::arguments::TryArgs;
 use super::engine_runs::OfRun;
 use super::report_commands::sound_specs;
 use super::told::{print_ablation, print_curves, print_differences, say_tested};
-use super::{figures, stop_flag};
+use super::{check_page, figures, stop_flag};
 use crate::ablate::{together, verdict_together};
 use crate::build::Build;
 use crate::clock::now;
@@ -151,6 +151,7 @@ pub(super) async fn ablate(
     report: Option<PathBuf>,
     json: bool,
 ) -> Result<()> {
+    check_page(report.as_deref())?;
     let (stop, progress) = (stop_flag(), Progress::new(json));
     let mut pairs = Vec::with_capacity(paths.len());
     for path in paths {
@@ -190,6 +191,7 @@ pub(super) async fn sweep(
     report: Option<PathBuf>,
     json: bool,
 ) -> Result<()> {
+    check_page(report.as_deref())?;
     let axes = over.iter().map(|text| crate::sweep::Axis::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let curves = crate::sweep::sweep(&Given::read(path, set)?, &axes, 0, &stop_flag(), &Progress::new(json)).await?;
     if json {
@@ -206,6 +208,7 @@ pub(super) async fn single_domain(
     report: Option<PathBuf>,
     json: bool,
 ) -> Result<()> {
+    check_page(report.as_deref())?;
     let specs = sound_specs(specs, set)?;
     let lines = crate::sweep::single_domain(specs, &stop_flag(), &Progress::new(json)).await?;
     if json {

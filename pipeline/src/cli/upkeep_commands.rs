@@ -55,6 +55,7 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
     let lost = verify::repair(&work, &tables, &spec.country, &faults).await?;
     lost.iter().for_each(|what| progress.note(&format!("warning: {what}")));
     let next = match lost.is_empty() {
+        true if faults.iter().all(verify::Fault::is_of_log) => "no row is lost",
         true => "run the build to recompute their rows",
         false => "do as the warnings say, and only then run the build",
     };

@@ -336,16 +336,23 @@ impl KubernetesEngine {
         format!("{},{STAGE_LABEL}={step}", self.of_run())
     }
 
-    /// Gives the run's pods their spec and profile, the newest if there are older ones.
+    /// Gives the run's pods their spec and profile, the newest if there are older ones. While its driver, or that of all
+    /// tasks, is on the cluster, what they read stays as it is.
     ///
     /// # Errors
     /// A server that refuses or is not reached.
     pub async fn configure(&self) -> Result<(), WorkerError> {
         let object = [kubernetes::config_map(&self.run, &self.profile)];
-        if !self.server.create(&object).await? {
+        if !self.server.create(&object).await? && !self.is_driven().await? {
             self.server.replace(&object).await?;
         }
         Ok(())
+    }
+
+    /// Is there a driver of the run, or of all tasks, that has not ended?
+    async fn is_driven(&self) -> Result<bool, WorkerError> {
+        let of_all = self.server.seen(&format!("{RUN_LABEL}={}", self.run.driven())).await?;
+        Ok(of_all.iter().any(|seen| seen.name.ends_with("-drive") && !seen.state.is_over()))
     }
 
     /// The same for a driver that was not submitted. One that was has read them itself, and has no right to change them.

@@ -44,7 +44,8 @@ pub(super) async fn evaluate(
 /// Vectors by image, as the tables have them.
 #[derive(Default)]
 struct Vectors {
-    variants: BTreeMap<String, Vec<Vec<f32>>>,
+    /// With what is equal where the texts of these are.
+    variants: BTreeMap<String, (Vec<Vec<f32>>, String)>,
     queries: BTreeMap<String, Vec<f32>>,
     captions: BTreeMap<String, Vec<CaptionVectors>>,
 }
@@ -65,7 +66,7 @@ impl Vectors {
                 Artifact::QueryEmbeddings => "vector",
                 _ => "texts",
             };
-            let columns = ["image_id", "status", column];
+            let columns = ["image_id", "status", column, "embedding_digest"];
             let mut read = batches(&build.work, table, &columns, build.spec.work.concurrency);
             while let Some(batch) = read.try_next().await? {
                 vectors.add(artifact, &batch, wanted).map_err(broken)?;
@@ -84,7 +85,9 @@ impl Vectors {
                 Artifact::StructuredEmbeddings => {
                     let items = columns.structs("variants", row)?;
                     let vectors = columns.inner(&items).binary("vector")?.iter().flatten().map(from_half_bytes);
-                    self.variants.insert(id, vectors.collect());
+                    // a digest of all that the vectors follow from, and no image is among it
+                    let digest = columns.text("embedding_digest")?.value(row).to_owned();
+                    self.variants.insert(id, (vectors.collect(), digest));
                 }
                 Artifact::QueryEmbeddings => {
                     let vector = columns.binary("vector")?;
@@ -118,10 +121,12 @@ impl Vectors {
                     row.image_id
                 )));
             }
+            let (variants, variants_digest) = self.variants.get(&row.image_id).cloned().unwrap_or_default();
             let document = |caption: &CaptionVectors| caption.document.as_ref().unwrap_or(&caption.query).clone();
             Ok(TextRow {
                 evaluated: row.clone(),
-                variants: self.variants.get(&row.image_id).cloned().unwrap_or_default(),
+                variants,
+                variants_digest,
                 query: self.queries.get(&row.image_id).cloned(),
                 queries: captions.iter().map(|caption| caption.query.clone()).collect(),
                 documents: captions.iter().map(document).collect(),

@@ -17,7 +17,7 @@ pub(super) const SHOWN_ACCEPTANCES: usize = 3;
 
 /// What somebody accepted at once, in words.
 pub(crate) fn accepted(one: &Acceptance) -> String {
-    format!("{} accepted as they were {} ({})", count(one.count(), "row"), in_words(&one.by), one.reasons())
+    format!("{} accepted unchanged {} ({})", count(one.count(), "row"), in_words(&one.by), one.reasons())
 }
 
 /// Shards that are asked what differs between their rows and what is wanted.

@@ -4,7 +4,7 @@ use manifests::BuildSpec;
 use manifests::plan::PinnedTable;
 use manifests::spec::SourceKind;
 use manifests::words::count;
-use workers::export::{Format, Written, WrittenFile};
+use workers::export::{Format, Written, WrittenFile, lacking_in_words};
 
 use super::licence;
 use crate::page::capitalised;
@@ -104,11 +104,12 @@ impl Facts<'_> {
         let of_splits = self.written.splits_in_words();
         match self.format {
             Format::Npy => format!(
-                "Vectors of {} ({of_splits}) and {} by the model of {}, each of length one: the product of two is their cosine. \
-                 Row n of `images.npy` is what row n of `images.parquet` says, and so for captions.",
+                "Vectors of {} ({of_splits}) and {} by the model of {}{}, each of length one: the product of two is \
+                 their cosine. Row n of `images.npy` is what row n of `images.parquet` says, and so for captions.",
                 count(self.images(), "image"),
                 count(self.written.captions, "caption"),
                 capitalised(&self.spec.country),
+                self.written.model.as_ref().map_or(String::new(), |digest| format!(" (digest `{digest}`)")),
             ),
             _ => format!(
                 "{} ({of_splits}) with {}. Which split an image is in keeps neighbours and copies apart: train on `train` \
@@ -179,8 +180,16 @@ impl Facts<'_> {
                 count(self.reviews.rows(), "image")
             ),
         };
+        let left_out = match self.written.without.is_empty() {
+            true => String::new(),
+            false => format!(
+                " Left out are the images of shards that tables had no rows of: {}.",
+                lacking_in_words(&self.written.without)
+            ),
+        };
         format!(
-            "## What it was made of\n\n{source}, by urbancross {}, last changed {}. Versions of the tables: {}.{reviewed}\n",
+            "## What it was made of\n\n{source}, by urbancross {}, last changed {}. Versions of the tables: \
+             {}.{reviewed}{left_out}\n",
             env!("CARGO_PKG_VERSION"),
             self.changed_at,
             versions.join(", "),

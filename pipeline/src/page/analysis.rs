@@ -41,13 +41,13 @@ pub async fn make(
             lead: "Of the objects that pictures were taken for, and of those around them.".into(),
             blocks: vec![
                 Block::Table(overview(analyses())),
-                cloud(analyses().map(|one| group(&capitalised(&one.country), one)).collect()),
+                cloud(analyses().map(|one| group(&capitalised(&one.name()), one)).collect()),
             ],
         });
     }
     sections.extend(analyses().map(|one| Section {
-        id: one.country.clone(),
-        title: capitalised(&one.country),
+        id: one.name(),
+        title: capitalised(&one.name()),
         lead: String::new(),
         blocks: [vec![words(one)], tag_blocks(one)].concat(),
     }));
@@ -57,7 +57,7 @@ pub async fn make(
         for (id, title, comparison) in comparisons {
             let Some(comparison) = comparison else { continue };
             let pictures = thumbnails(build, &compared::shown(comparison)).await?;
-            let head = (format!("{}-{id}", one.country), format!("{}: {title}", capitalised(&one.country)));
+            let head = (format!("{}-{id}", one.name()), format!("{}: {title}", capitalised(&one.name())));
             sections.push(compared::section(head, comparison, &pictures));
         }
     }
@@ -105,7 +105,7 @@ fn overview<'a>(all: impl Iterator<Item = &'a Analysis>) -> Table {
         let counts = [tags.tags, tags.distinct_tags, tags.distinct_keys].map(number);
         let captions = number(one.captions_by_words.values().sum());
         let words = Cell::Number(mean_words(one));
-        let head = [Cell::Text(capitalised(&one.country)), number(tags.images)];
+        let head = [Cell::Text(capitalised(&one.name())), number(tags.images)];
         head.into_iter().chain(counts).chain([mean, captions, words]).collect()
     };
     Table {

@@ -55,7 +55,7 @@ pub(crate) fn warnings(answer: &Answer) -> Vec<String> {
     let mut warnings = Vec::new();
     if answer.outdated > 0 {
         warnings.push(format!(
-            "{} left out: the model of this spec has not embedded them yet; run the build to its end",
+            "{} left out, not embedded yet by the model of this spec; run the build to its end",
             count(answer.outdated, "image")
         ));
     }

@@ -1,5 +1,6 @@
 //! Retrieval of text by text beside the trained model.
 
+use manifests::spec::Captioner;
 use manifests::words::count;
 use report::{Block, Cell, Column, Level, Table};
 use stages::text_retrieval::TextEvaluation;
@@ -48,9 +49,19 @@ pub(super) fn blocks(text: &TextEvaluation) -> Vec<Block> {
         rows,
     })];
     if text.tags_to_tags {
-        let text = "Tags to tags: the captioner \"geotags\" wrote what is searched from the same tags that captions \
-                    come from. These figures say how well words find their like, and nothing of what pictures show.";
-        blocks.push(Block::Note { level: Level::Warning, text: text.into() });
+        let text = match text.writer {
+            Captioner::Geotags => "Tags to tags: the captioner \"geotags\" wrote what is searched from the same tags \
+                                   that captions come from. These figures say how well words find their like, and \
+                                   nothing of what pictures show."
+                .to_owned(),
+            told => format!(
+                "Tags to tags: captions are made of tags, and the captioner {:?} was told the same tags when it wrote \
+                 what is searched. Captions that search it (t2i) find their own words, which says little of what \
+                 pictures show; what images search with (i2t) was written without tags.",
+                told.name()
+            ),
+        };
+        blocks.push(Block::Note { level: Level::Warning, text });
     }
     blocks.extend(chance::no_better_than_chance("Text by text", recall));
     if text.images_without_text + text.images_without_query > 0 {
@@ -82,7 +93,7 @@ pub(super) fn blocks(text: &TextEvaluation) -> Vec<Block> {
 mod tests {
     use super::*;
     use choices::Protocol;
-    use manifests::spec::{Captioner, StructuredField, VariantRule};
+    use manifests::spec::{StructuredField, VariantRule};
     use stages::evaluate::{EvaluatedRow, recall_of};
     use stages::text_retrieval::Fusion;
 
@@ -125,6 +136,9 @@ mod tests {
         for expected in ["Tags to tags", "about 2 images", "of 1 image,", "both, 0.25 of text", "0.25 gives mR 12.50"] {
             assert!(said.contains(expected), "{expected}: {said}");
         }
+        text.writer = Captioner::Server;
+        let said = words(&text);
+        assert!(said.contains("\"server\" was told the same tags") && !said.contains("geotags"), "{said}");
         text = TextEvaluation {
             tags_to_tags: false,
             images_without_text: 0,

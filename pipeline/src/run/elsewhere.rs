@@ -1,15 +1,16 @@
 //! Stages whose shards workers elsewhere map: a plan is published for them, and what they did is gathered.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use manifests::attempts::ShardTurn;
 use manifests::words::count;
-use manifests::{Plan, paths};
+use manifests::{Plan, ShardPlan, paths};
 use stages::stage::Stage;
 use workers::WorkerError;
-use workers::claims::{ClaimBoard, FailedShard, Withdrawal};
-use workers::map::{MapResult, Observer};
+use workers::claims::{ClaimBoard, FailedShard, Look, Withdrawal};
+use workers::map::MapResult;
 use workers::pull::{Collected, collect};
 
 use crate::build::Build;
@@ -34,6 +35,29 @@ async fn gather(build: &Build, engine: &Engine, plan: &Plan) -> Result<Collected
     collect(&build.work, &build.tables, plan, engine.lease(), build.spec.work.concurrency).await
 }
 
+/// Rows of a plan that nobody has to make again: those of shards that are done, and what was put aside of others, which
+/// `aside` knows by shard, with its time. What a worker has only in its memory is lost with it.
+async fn rows_kept(
+    board: &ClaimBoard<'_>,
+    plan: &Plan,
+    look: &Look,
+    aside: &mut BTreeMap<u32, (i64, u64)>,
+) -> Result<u64, WorkerError> {
+    let is_done = |turn: ShardTurn| turn == ShardTurn::Done;
+    for (shard, (turn, attempts)) in &look.shards {
+        let Some(millis) = attempts.put_aside_millis().filter(|_| !is_done(*turn)) else { continue };
+        // a driver looks far more often than workers put something aside
+        if aside.get(shard).is_none_or(|(read, _)| *read != millis) {
+            aside.insert(*shard, (millis, board.put_aside(*shard).await?));
+        }
+    }
+    let rows = |stale: &ShardPlan| match look.shards.get(&stale.shard) {
+        Some((turn, _)) if is_done(*turn) => stale.rows(),
+        _ => aside.get(&stale.shard).map_or(0, |(_, rows)| (*rows).min(stale.rows())),
+    };
+    Ok(plan.counts.stale.iter().map(rows).sum())
+}
+
 /// Maps a plan by workers elsewhere; `None`: they have begun, and somebody comes back when they have done. Ends early where a
 /// worker has found that the plan cannot be done any more.
 pub(super) async fn map(
@@ -46,29 +70,19 @@ pub(super) async fn map(
     let (board, key) = (ClaimBoard::new(&build.work, plan, engine.lease()), plan.key());
     // when the plan was last seen where workers read it
     let mut published: Option<Instant> = None;
-    let (mut told, mut reopened) = (0, 0);
+    let (mut aside, mut reopened) = (BTreeMap::new(), 0);
     loop {
         let look = board.look().await?;
         let turns = &look.shards;
-        let closed: Vec<u32> =
-            turns.iter().filter(|(_, (turn, _))| turn.is_closed()).map(|(shard, _)| *shard).collect();
-        let rows = |shard: &&manifests::ShardPlan| closed.binary_search(&shard.shard).is_ok();
-        let done = plan.counts.stale.iter().filter(rows).map(|shard| shard.rows()).sum::<u64>();
-        bar.rows(done.saturating_sub(told), 0, 0);
-        told = told.max(done);
-        if closed.len() == turns.len() {
+        let closed = turns.values().filter(|(turn, _)| turn.is_closed()).count();
+        bar.stand_at(rows_kept(&board, plan, &look, &mut aside).await?);
+        if closed == turns.len() {
             let collected = gather(build, engine, plan).await?;
             // a marker that cannot be read, or whose part is gone, was taken away: its shard is open again
             if collected.is_closed() {
                 engine.end_of_stage(false).await;
-                let Collected { finished, failed, seconds, .. } = collected;
-                return Ok(Some(MapResult {
-                    finished,
-                    failed,
-                    seconds: Some(seconds),
-                    stopped: false,
-                    outdated: None,
-                }));
+                let Collected { finished, failed, span, .. } = collected;
+                return Ok(Some(MapResult { finished, failed, span, stopped: false, outdated: None }));
             }
             reopened += 1;
             if reopened > MOST_REOPENED {
@@ -89,16 +103,16 @@ pub(super) async fn map(
         if let Some(Withdrawal { why, .. }) = look.withdrawn.filter(|_| published.is_some()) {
             // they leave what they have begun: its rows may still be wanted
             engine.end_of_stage(true).await;
-            let Collected { finished, seconds, .. } = gather(build, engine, plan).await?;
+            let Collected { finished, span, .. } = gather(build, engine, plan).await?;
             let (failed, outdated) = (Vec::new(), Some(why));
-            return Ok(Some(MapResult { finished, failed, seconds: Some(seconds), stopped: false, outdated }));
+            return Ok(Some(MapResult { finished, failed, span, stopped: false, outdated }));
         }
         if build.stop.load(Ordering::Relaxed) {
             engine.end_of_stage(true).await;
             // what is done is published, as a run that maps by itself does
-            let Collected { finished, seconds, .. } = gather(build, engine, plan).await?;
+            let Collected { finished, span, .. } = gather(build, engine, plan).await?;
             let (failed, outdated) = (Vec::new(), None);
-            return Ok(Some(MapResult { finished, failed, seconds: Some(seconds), stopped: true, outdated }));
+            return Ok(Some(MapResult { finished, failed, span, stopped: true, outdated }));
         }
         if published.is_none() {
             board.forget_withdrawal().await?;
@@ -118,7 +132,7 @@ pub(super) async fn map(
         // a poisoned one is closed by the next worker that looks
         let is_free = |turn: &ShardTurn| matches!(turn, ShardTurn::Open { .. } | ShardTurn::Poisoned);
         let free_shards = turns.values().filter(|(turn, _)| is_free(turn)).count();
-        let job = MapJob { stage: stage.name, plan: &key, open_shards: turns.len() - closed.len(), free_shards };
+        let job = MapJob { stage: stage.name, plan: &key, open_shards: turns.len() - closed, free_shards };
         let placed = engine.place(build, &job, bar).await?;
         for worker in engine.take_killed() {
             board.end_lost(&worker, &workers::claims::node(&|name| std::env::var(name).ok())).await?;
@@ -204,4 +218,57 @@ pub(super) fn tolerate(
          --allow-failed {}",
         failed.len()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::attempts::Object;
+    use manifests::plan::PinnedTable;
+    use manifests::{Artifact, PartFile, PlanCounts, Reason};
+    use workers::stores::WorkStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_rows_count_that_nobody_makes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        let stale = |shard| ShardPlan { shard, kept: 0, carried: 0, changes: BTreeMap::from([(Reason::New, 15)]) };
+        let plan = Plan {
+            stage: "captions".into(),
+            stage_version: 1,
+            country: "x".into(),
+            shards: 4,
+            output: PinnedTable::empty(Artifact::Captions),
+            inputs: vec![PinnedTable::empty(Artifact::Geotags)],
+            model: String::new(),
+            parameters: "{}".into(),
+            retry_errors: false,
+            counts: PlanCounts { stale: (0..4).map(stale).collect(), kept_rows: 0 },
+        };
+        let path = |shard: u32, object: Object| {
+            format!("{}/{}", paths::markers("x", "captions"), object.name(&plan.shard_key(shard)))
+        };
+        let board = ClaimBoard::new(&work, &plan, Duration::ZERO);
+        let mut aside = BTreeMap::new();
+        work.put(&path(0, Object::Marker), Default::default()).await.unwrap();
+        // each of its workers was killed
+        work.put(&path(1, Object::Failed), Default::default()).await.unwrap();
+        // one was killed in the middle of it, and what it had put aside is there
+        work.put(&path(2, Object::Claim(1)), Default::default()).await.unwrap();
+        let part = PartFile { shard: 2, path: paths::part("x", 2, "a"), size_bytes: 1, rows: 6 };
+        work.put_sealed(&path(2, Object::Partial), &part).await.unwrap();
+        // and another before it had put anything aside
+        work.put(&path(3, Object::Claim(1)), Default::default()).await.unwrap();
+        let look = board.look().await.unwrap();
+        assert_eq!(rows_kept(&board, &plan, &look, &mut aside).await.unwrap(), 15 + 6);
+        // the next worker has finished it
+        work.put(&path(2, Object::Marker), Default::default()).await.unwrap();
+        let look = board.look().await.unwrap();
+        assert_eq!(rows_kept(&board, &plan, &look, &mut aside).await.unwrap(), 15 + 15);
+        // a marker that cannot be read is taken away
+        work.delete(&path(0, Object::Marker)).await.unwrap();
+        let look = board.look().await.unwrap();
+        assert_eq!(rows_kept(&board, &plan, &look, &mut aside).await.unwrap(), 15);
+    }
 }

@@ -78,9 +78,11 @@ pub(super) async fn run_stage(
             return settle(build, stage, &model, before, false).await.map(StageEnd::Done);
         }
         let published = publish(&build.tables, &plan, &mapped.finished).await?;
+        // workers elsewhere may have been at it long before this driver came back, and others when it began
+        let (from, to) = mapped.span.unwrap_or((started, started + began.elapsed().as_secs_f64()));
+        let from = before.as_ref().map_or(from, |before| before.started_unix_seconds.min(from));
         let mut summary = summary_of(&plan, &mapped, &published, before.unwrap_or_default());
-        summary.started_unix_seconds = started;
-        summary.seconds = mapped.seconds.unwrap_or(began.elapsed().as_secs_f64());
+        (summary.started_unix_seconds, summary.seconds) = (from, to - from);
         if stage.output == Artifact::Splits {
             for (reason, images) in &build.virtual_inputs.assigned().dropped {
                 progress.note(&format!("{:21} {images} dropped: {}", stage.name, reason.words()));

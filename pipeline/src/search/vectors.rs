@@ -46,7 +46,9 @@ pub(super) async fn gallery_of_texts(model: &SearchModel, build: &Build) -> Resu
             build.spec.country
         )));
     }
-    assemble(build, table.parts.iter().map(VectorFile::of_texts).collect(), model.digest.clone()).await
+    let files = table.parts.iter().map(VectorFile::of_texts).collect();
+    let pooling = Some(model.spec.text_retrieval.pooling);
+    Ok(Gallery { pooling, ..assemble(build, files, model.digest.clone()).await? })
 }
 
 /// The images of a build with the vectors of a version of its table, and the model that made them.
@@ -95,6 +97,7 @@ async fn assemble(build: &Build, vectors: Vec<VectorFile>, model: String) -> Res
         vectors,
         rule: build.spec.text_retrieval.variants,
         model,
+        pooling: None,
         geotags: table(Artifact::Geotags),
         splits: table(Artifact::Splits),
         captions: table(Artifact::Captions),

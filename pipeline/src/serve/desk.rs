@@ -138,7 +138,12 @@ impl Desk for StoreDesk {
     }
 
     async fn edited(&self, country: String, version: u64) -> Result<Edited, Trouble> {
-        edits::edited(&self.now(&country).await?, version).await.map_err(trouble)
+        // parts that `gc` has cleared away are what was asked for
+        let edited = edits::edited(&self.now(&country).await?, version).await.map_err(refusal)?;
+        edited.ok_or_else(|| {
+            let of = format!("version {version} of the refreshed tags of {country}");
+            Trouble::NotThere(format!("{of} is none of the last that moved rows"))
+        })
     }
 
     async fn picture(&self, image: ImageName) -> Result<Vec<u8>, Trouble> {

@@ -115,15 +115,10 @@ pub(super) async fn list(build: &Build) -> Result<Vec<Edit>, WorkerError> {
     Ok(refreshes(build, |_| true).await?.into_iter().map(|refresh| refresh.edit).collect())
 }
 
-/// What became of a refresh until the next one, or until now.
-pub(super) async fn edited(build: &Build, version: u64) -> Result<Edited, WorkerError> {
+/// What became of a refresh until the next one, or until now; `None`: it is none of those that are listed.
+pub(super) async fn edited(build: &Build, version: u64) -> Result<Option<Edited>, WorkerError> {
     let refreshes = refreshes(build, |counted| counted == version).await?;
-    let Some(at) = refreshes.iter().position(|refresh| refresh.edit.version == version) else {
-        return Err(WorkerError::Configuration(format!(
-            "version {version} of the refreshed tags of {} is none of the last that moved rows",
-            build.spec.country
-        )));
-    };
+    let Some(at) = refreshes.iter().position(|refresh| refresh.edit.version == version) else { return Ok(None) };
     let (refresh, next) = (&refreshes[at], at.checked_sub(1).map(|next| &refreshes[next]));
     let since = match refresh.before.version {
         Some(before) => Since::Version(Artifact::TagRefreshes, before),
@@ -142,7 +137,7 @@ pub(super) async fn edited(build: &Build, version: u64) -> Result<Edited, Worker
     for id in first.into_iter().chain(then).take(MOST_SHOWN) {
         images.push(retagged(build, refresh, [of_table(Artifact::Geotags), captions], id).await?);
     }
-    Ok(Edited {
+    Ok(Some(Edited {
         edit: refresh.edit.clone(),
         until: match next {
             None => format!("now, {}", clock::now()),
@@ -151,7 +146,7 @@ pub(super) async fn edited(build: &Build, version: u64) -> Result<Edited, Worker
         others: count.saturating_sub(images.len() as u64),
         steps: diff.tables.iter().map(moved).collect(),
         images,
-    })
+    }))
 }
 
 fn moved(of: &TableDiff) -> Moved {

@@ -55,7 +55,7 @@ pub(crate) async fn segments(
             true => Some(MapResult {
                 finished: there.finished,
                 failed: there.failed,
-                seconds: None,
+                span: None,
                 stopped: false,
                 outdated: None,
             }),

@@ -20,7 +20,7 @@ pub fn steps(spec: &BuildSpec, foretold: &Foretold) -> Vec<PlanLine> {
             Step::Map(stage) => {
                 let line = of_stage(&stage, foretold, &above);
                 // images that come back are counted in every stage by themselves
-                let others = line.rows.saturating_sub(foretold.done.back as u64);
+                let others = line.rows.saturating_sub(back(foretold));
                 if others > 0 && stage.output != Artifact::Geotags {
                     above.insert(stage.output, others);
                 }
@@ -38,9 +38,14 @@ pub fn steps(spec: &BuildSpec, foretold: &Foretold) -> Vec<PlanLine> {
     lines
 }
 
+/// Images that were left out and that a run makes again, judged or not.
+fn back(foretold: &Foretold) -> u64 {
+    (foretold.done.back + foretold.done.unjudged) as u64
+}
+
 fn of_stage(stage: &Stage, foretold: &Foretold, above: &BTreeMap<Artifact, u64>) -> PlanLine {
     let mut line = empty_line(stage.name);
-    let (gone, back) = (foretold.done.gone as u64, foretold.done.back as u64);
+    let (gone, back) = (foretold.done.gone as u64, back(foretold));
     let images = foretold.done.images as u64;
     line.reasons.insert(Reason::Deleted, gone);
     if stage.output == Artifact::Geotags {
@@ -65,7 +70,8 @@ fn of_stage(stage: &Stage, foretold: &Foretold, above: &BTreeMap<Artifact, u64>)
     }
     if stage.inputs.iter().any(|input| input.artifact == Artifact::Assignment) && gone + back > 0 {
         line.exact = false;
-        line.note = format!("{} leave or come back, which may move others", count(gone + back, "image"));
+        let verb = if gone + back == 1 { "leaves or comes" } else { "leave or come" };
+        line.note = format!("{} {verb} back, which may move others", count(gone + back, "image"));
     }
     if line.exact {
         line.kept = images.saturating_sub(line.rows + line.carried + gone);
@@ -127,5 +133,14 @@ mod tests {
         assert_eq!(lines["segments"].reasons, [(Reason::New, 1), (Reason::Deleted, 2)].into());
         assert_eq!(lines["pretrain"].rows, 100, "6 % are more than 5 %");
         assert!(lines["splits"].note.contains("3 images leave or come back"), "{}", lines["splits"].note);
+    }
+
+    #[test]
+    fn what_comes_back_unjudged_is_made_everywhere_too() {
+        let mut foretold = foretold(0, 0, 0, 0);
+        foretold.done.unjudged = 1;
+        let lines = lines(&foretold);
+        assert_eq!((lines["captions"].rows, lines["segments"].rows), (1, 1));
+        assert!(lines["splits"].note.contains("1 image leaves or comes back"), "{}", lines["splits"].note);
     }
 }

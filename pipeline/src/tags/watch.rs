@@ -37,13 +37,13 @@ impl Round {
         let what = match (done, failed) {
             (Some(done), _) if done.diffs == 0 => format!("no new diff; the tags show {}", done.moment),
             (Some(done), _) => {
-                let mut words = format!(
-                    "{}: {} of {} have other tags",
-                    count(done.diffs, "diff"),
-                    done.changed,
-                    count(done.images, "image")
-                );
-                let others = [(done.gone, "left out"), (done.back, "back"), (done.unclear, "unclear")];
+                let mut words = format!("{}: {}", count(done.diffs, "diff"), done.in_words());
+                let others = [
+                    (done.gone, "left out"),
+                    (done.back, "back"),
+                    (done.unjudged, "back unjudged"),
+                    (done.unclear, "unclear"),
+                ];
                 others.iter().filter(|(images, _)| *images > 0).for_each(|(n, what)| words += &format!(", {n} {what}"));
                 format!("{words}; they show {}", done.moment)
             }
@@ -116,6 +116,9 @@ mod tests {
             round(Some(done.clone()), None),
             "2026-11-28T10:00:00Z 1 diff: 3 of 60 images have other tags, 1 left out, 2 unclear; they show diff 7, then"
         );
+        let one = Refreshment { changed: 1, gone: 0, unjudged: 1, unclear: 0, ..done.clone() };
+        let one = round(Some(one), None);
+        assert!(one.contains(": 1 of 60 images has other tags, 1 back unjudged; they"), "{one}");
         let none = round(Some(Refreshment { diffs: 0, ..done }), None);
         assert!(none.ends_with("no new diff; the tags show diff 7, then"), "{none}");
         assert!(round(None, Some("no answer".into())).ends_with("failed, and tried again: no answer"));

@@ -23,7 +23,7 @@ const MOST_WIDTH: usize = 1 << 16;
 
 pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<Written, WorkerError> {
     let rows = Rows::new(request)?;
-    let (mut written, mut model) = (Written::default(), None);
+    let mut written = Written::default();
     let mut images = Vectors::create(draft, "images", &["image_id", "split"])?;
     let mut captions = Vectors::create(draft, "captions", &["image_id", "split", "caption"])?;
     for shard in rows.shards() {
@@ -38,7 +38,7 @@ pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<
             let mut ids = Vec::new();
             for (row, id) in good_rows(&columns, batch.num_rows())? {
                 if let Some(split) = splits.get(id) {
-                    of_one_model(&mut model, of_model.value(row), "images", id)?;
+                    of_one_model(&mut written.model, of_model.value(row), "images", id)?;
                     images.add(&vectors[row])?;
                     ids.push([id, split]);
                     *written.images.entry(split.clone()).or_default() += 1;
@@ -53,7 +53,7 @@ pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<
             let of_model = columns.text("model").map_err(broken)?;
             for (row, id) in good_rows(&columns, batch.num_rows())? {
                 let Some(split) = splits.get(id) else { continue };
-                of_one_model(&mut model, of_model.value(row), "captions", id)?;
+                of_one_model(&mut written.model, of_model.value(row), "captions", id)?;
                 let items = columns.structs("texts", row).map_err(broken)?;
                 let inner = columns.inner(&items);
                 let texts = inner.text("text").map_err(broken)?;

@@ -7,7 +7,7 @@ use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile};
 use stages::table::{Columns, TableError, option_text};
 
-use super::ExportRequest;
+use super::{ExportRequest, Lacking};
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
@@ -18,6 +18,8 @@ pub struct Filter {
     /// Names of splits; none: training, validation and test. Images that were dropped are of none of these: they overlap
     /// another split's ground, or equal a picture of it.
     pub splits: Vec<String>,
+    /// Shards that are left out whole: of their images a table has no rows.
+    pub without: Lacking,
 }
 
 /// What is exported unless other splits are named.
@@ -96,9 +98,11 @@ impl<'a> Rows<'a> {
         Ok(Self { work: request.work, tables, filter: &request.filter })
     }
 
-    /// Shards that have splits, in order.
+    /// Shards that have splits and are not left out, in order.
     pub(super) fn shards(&self) -> impl Iterator<Item = u32> {
-        self.tables.get(&Artifact::Splits).into_iter().flat_map(|table| &table.parts).map(|part| part.shard)
+        let without = &self.filter.without;
+        let splits = self.tables.get(&Artifact::Splits).into_iter().flat_map(|table| &table.parts);
+        splits.map(|part| part.shard).filter(move |shard| !without.values().any(|shards| shards.contains(shard)))
     }
 
     fn part(&self, artifact: Artifact, shard: u32) -> Option<&PartFile> {
@@ -308,7 +312,7 @@ mod tests {
     fn images_that_were_dropped_are_exported_by_name_alone() {
         let all = Filter::default();
         assert!(all.wants("train") && all.wants("val") && all.wants("test") && !all.wants("dropped"));
-        let named = Filter { splits: vec!["dropped".to_owned()] };
+        let named = Filter { splits: vec!["dropped".to_owned()], ..Filter::default() };
         assert!(named.wants("dropped") && !named.wants("train"));
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpe
     if 0 < without && without < images.len() {
         let all = images.len();
         listing.listing.notes.push(format!(
-            "{without} of {all} captioned images name no split, the others do: those are placed by split.ratio"
+            "{without} of {all} captioned images without a split, which others have: placed by split.ratio"
         ));
     }
     let mut rows: BTreeMap<String, CaptionedImage> = BTreeMap::new();

@@ -38,7 +38,7 @@ pub(super) async fn list(
         listing.listing.read_anew.extend(anew.map(|cache| (cache, ReadArchive::Samples(kept.clone()))));
         let others = match kept.others {
             0 => String::new(),
-            others => format!("; {others} without an image are passed over"),
+            others => format!("; {others} without an image passed over"),
         };
         let samples = count(kept.samples.len(), "sample");
         listing.listing.notes.push(format!("{samples} of {}{archive}{others}", source.url()));

@@ -1,13 +1,13 @@
 //! One pass over all vectors. In memory are one row group of vectors, and the ids of one shard where images are left out,
 //! for each shard that is read side by side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::Array;
 use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
-use manifests::spec::VariantRule;
+use manifests::spec::{TextPooling, VariantRule};
 use manifests::{Artifact, shard_of};
 use stages::search::{Top, similarity};
 use stages::table::Columns;
@@ -96,10 +96,18 @@ async fn scan_shard(
     }
     let reader = file.open(&gallery.work).await?;
     for row_group in 0..reader.row_groups().len() {
-        let batch = reader.read_row_group(&["image_id", "status", "model", file.column()], row_group).await?;
+        let read = ["image_id", "status", "model", file.column(), "parameters"];
+        let read = if gallery.pooling.is_some() { &read[..] } else { &read[..4] };
+        let batch = reader.read_row_group(read, row_group).await?;
         let columns = Columns::new(file.artifact, &batch);
         let [ids, status, model] = ["image_id", "status", "model"].map(|name| columns.text(name));
         let (ids, status, model) = (ids.map_err(broken)?, status.map_err(broken)?, model.map_err(broken)?);
+        let pooled = match gallery.pooling {
+            Some(pooling) => Some((pooling, columns.text("parameters").map_err(broken)?)),
+            None => None,
+        };
+        // rows have few different parameters
+        let mut pooled_alike: HashMap<&str, bool> = HashMap::new();
         let vectors = file.vectors(&batch).map_err(broken)?;
         for (row, vectors) in vectors.iter().enumerate().filter(|(row, _)| status.value(*row) == "ok") {
             let id = ids.value(row);
@@ -107,7 +115,11 @@ async fn scan_shard(
             if !is_wanted || filter.without.as_deref() == Some(id) {
                 continue;
             }
-            if model.value(row) != gallery.model {
+            let is_comparable = pooled.is_none_or(|(pooling, parameters)| {
+                let parameters = parameters.value(row);
+                *pooled_alike.entry(parameters).or_insert_with(|| pooling_of(parameters) == Some(pooling))
+            });
+            if model.value(row) != gallery.model || !is_comparable {
                 scan.outdated += 1;
                 continue;
             }
@@ -128,6 +140,12 @@ async fn scan_shard(
         }
     }
     Ok(scan)
+}
+
+/// How vectors of texts with these parameters are pooled.
+fn pooling_of(parameters: &str) -> Option<TextPooling> {
+    let parameters: serde_json::Value = serde_json::from_str(parameters).ok()?;
+    serde_json::from_value(parameters["pooling"].clone()).ok()
 }
 
 /// What the vectors of an image come to; `None`: it has none.

@@ -9,6 +9,6 @@ pub struct Scan {
     pub top: Top<()>,
     /// Images that were compared with the query.
     pub compared: u64,
-    /// Images whose vector is by another model than the gallery's: they were not.
+    /// Images whose vector is by another model than the gallery's, or pooled otherwise: they were not.
     pub outdated: u64,
 }

@@ -1,6 +1,6 @@
 //! Entries of a Delta log, read once: they never change, and a torn one must not pass for an empty one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -22,6 +22,8 @@ const MOST_BYTES: usize = 32 << 20;
 /// A store whose log entries are checked and kept.
 pub(super) struct LogEntries {
     inner: Arc<DynObjectStore>,
+    /// Files that are taken for absent.
+    hidden: Arc<HashSet<Path>>,
     kept: Mutex<Kept>,
 }
 
@@ -32,8 +34,8 @@ struct Kept {
 }
 
 impl LogEntries {
-    pub(super) fn new(inner: Arc<DynObjectStore>) -> Self {
-        Self { inner, kept: Mutex::default() }
+    pub(super) fn new(inner: Arc<DynObjectStore>, hidden: HashSet<Path>) -> Self {
+        Self { inner, hidden: Arc::new(hidden), kept: Mutex::default() }
     }
 }
 
@@ -74,6 +76,9 @@ impl ObjectStore for LogEntries {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if self.hidden.contains(location) {
+            return Err(Error::NotFound { path: location.to_string(), source: "it is hidden".into() });
+        }
         if options.head || options.range.is_some() || !is_entry(location) {
             return self.inner.get_opts(location, options).await;
         }
@@ -116,8 +121,9 @@ impl ObjectStore for LogEntries {
 
     /// Sorted: the kernel relies on that, and the file system does not.
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        let listed = self.inner.list_with_offset(prefix, offset).try_collect::<Vec<ObjectMeta>>();
-        let sorted = listed.map_ok(|mut all| {
+        let (listed, hidden) = (self.inner.list_with_offset(prefix, offset), self.hidden.clone());
+        let sorted = listed.try_collect::<Vec<ObjectMeta>>().map_ok(move |mut all| {
+            all.retain(|meta| !hidden.contains(&meta.location));
             all.sort_unstable_by(|a, b| a.location.cmp(&b.location));
             futures::stream::iter(all.into_iter().map(Ok))
         });

@@ -4,6 +4,7 @@ use delta_kernel::committer::FileSystemCommitter;
 use delta_kernel::table_features::ColumnMappingMode;
 use delta_kernel::transaction::UpdateTableOperation;
 use delta_kernel::{KernelError, Snapshot, SnapshotRef};
+use manifests::words::count;
 use manifests::{Artifact, paths};
 use url::Url;
 
@@ -56,7 +57,12 @@ impl Tables {
         }
     }
 
-    fn build_snapshot(&self, artifact: Artifact, url: &Url, version: Option<u64>) -> Result<SnapshotRef, KernelError> {
+    pub(super) fn build_snapshot(
+        &self,
+        artifact: Artifact,
+        url: &Url,
+        version: Option<u64>,
+    ) -> Result<SnapshotRef, KernelError> {
         let engine = self.engine.as_ref();
         if let Some(version) = version {
             return Snapshot::builder_for(url).at_version(version).build(engine);
@@ -144,10 +150,11 @@ impl Tables {
             };
         }
         WorkerError::Broken(format!(
-            "table {name}: its log cannot be read ({}), though {files} files of it are there; a version is \
+            "table {name}: its log cannot be read ({}), though it has {}; a version is \
              missing or damaged: bring {}{table}/_delta_log back from a copy, or move the folder {table} away to \
              compute the table again",
             whole_chain(error),
+            count(files, "file"),
             self.work.url(),
             name = artifact.name(),
             table = paths::table(artifact),

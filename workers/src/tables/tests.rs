@@ -79,6 +79,66 @@ async fn forty_one_commits_of_a_table() {
     assert_eq!(log.iter().filter(|name| name.ends_with(".checkpoint.parquet")).count(), 4, "{log:?}");
 }
 
+/// Checkpoints are copies of what the log's entries say: a damaged one is named, and readers do as well without it.
+#[tokio::test]
+async fn damaged_checkpoints_are_found_and_can_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (work, tables) = open(&folder);
+    for i in 0..25 {
+        let base = (i > 0).then(|| format!("{}", i - 1));
+        tables.commit(change(FINLAND, &[(0, base.as_deref(), &i.to_string())])).await.unwrap();
+    }
+    let log = "tables/splits/_delta_log";
+    let expected = [paths::part(FINLAND, 0, "24")];
+    let [older, newest] = [10, 20].map(|version: u64| format!("{version:020}.checkpoint.parquet"));
+    let pointer = "_last_checkpoint".to_owned();
+    let mut sound = Vec::new();
+    for name in [&older, &newest, &pointer] {
+        sound.push((name, work.get(&format!("{log}/{name}")).await.unwrap().unwrap()));
+    }
+    assert!(tables.damaged_checkpoints(Artifact::Splits).await.unwrap().is_empty());
+    for (name, bytes, words) in [
+        (&newest, sound[1].1.slice(..sound[1].1.len() / 2), "cannot be read"),
+        (&newest, Default::default(), "cannot be read"),
+        (&older, "PAR1".into(), "cannot be read"),
+        // whole in itself, and of another time
+        (&newest, sound[0].1.clone(), "other files"),
+        (&pointer, "{\"vers".into(), "cannot be read"),
+        (&pointer, "{\"version\":30,\"size\":3}".into(), "version 30"),
+    ] {
+        work.put(&format!("{log}/{name}"), bytes).await.unwrap();
+        let damaged = tables.damaged_checkpoints(Artifact::Splits).await.unwrap();
+        let [one] = &damaged[..] else { panic!("{name}, {words}: {damaged:?}") };
+        assert!(one.name == *name && one.why.contains(words), "{words}: {one:?}");
+        let read = Tables::new(&work).without_checkpoints(Artifact::Splits, &damaged);
+        assert_eq!(live(&read, FINLAND).await, expected, "{name}, {words}");
+        tables.remove_checkpoints(Artifact::Splits, &[name.as_str()]).await.unwrap();
+        for tables in [&tables, &Tables::new(&work)] {
+            assert_eq!(live(tables, FINLAND).await, expected, "{name}, {words}");
+            assert!(tables.damaged_checkpoints(Artifact::Splits).await.unwrap().is_empty());
+        }
+        for (name, bytes) in &sound {
+            work.put(&format!("{log}/{name}"), bytes.clone()).await.unwrap();
+        }
+    }
+    // with the entries before it gone, it is all that tells
+    for version in 0..15 {
+        work.delete(&format!("{log}/{version:020}.json")).await.unwrap();
+    }
+    work.put(&format!("{log}/{newest}"), "no checkpoint at all".into()).await.unwrap();
+    let error = Tables::new(&work).damaged_checkpoints(Artifact::Splits).await.unwrap_err();
+    for words in ["table splits", &*newest, "from a copy"] {
+        assert!(error.exit_code() == 65 && error.to_string().contains(words), "{words}: {error}");
+    }
+    let error = Tables::new(&work).pin(Artifact::Splits, FINLAND, None).await.unwrap_err().to_string();
+    assert!(error.contains("urbancross verify"), "{error}");
+    // one with all entries after it is enough
+    for version in 11..15 {
+        work.put(&format!("{log}/{version:020}.json"), "{}".into()).await.unwrap();
+    }
+    assert_eq!(tables.damaged_checkpoints(Artifact::Splits).await.unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn thirty_two_countries_commit_at_once() {
     let folder = tempfile::tempdir().unwrap();

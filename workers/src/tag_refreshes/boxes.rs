@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::spec::OsmSpec;
 use manifests::{Artifact, BuildSpec, digest, shard_of};
-use osm::{ImageBox, Images, SubjectKind};
+use osm::{ImageBox, Images, SubjectKind, moment_of};
 use stages::table::{Columns, TableError, option_text};
 use stages::tag_refreshes::ImageTags;
 
@@ -54,6 +54,8 @@ pub(super) struct Known {
     pub(super) before: Vec<Before>,
     /// Images that are left out and whose box nobody knows.
     pub(super) boxless: Vec<String>,
+    /// The newest moment that a refreshed row shows, seconds since 1970.
+    pub(super) newest_row: Option<i64>,
     pub(super) geotags: PinnedTable,
 }
 
@@ -96,15 +98,18 @@ pub(super) async fn known(
     found = found.sorted();
     // those that are left out and whose box is in the state alone
     let mut gone: Vec<String> = Vec::new();
-    let columns = ["image_id", "gone", "center_tags", "surrounding_tags"];
+    let mut newest_row: Option<i64> = None;
+    let columns = ["image_id", "gone", "center_tags", "surrounding_tags", "moment"];
     let mut read = parts::batches(work, &base.pinned, &columns, spec.work.concurrency);
     while let Some(batch) = read.try_next().await? {
         let columns = Columns::new(Artifact::TagRefreshes, &batch);
         let text = |name| columns.text(name).map_err(table);
         let (ids, left) = (text("image_id")?, text("gone")?);
         let (center, surrounding) = (text("center_tags")?, text("surrounding_tags")?);
+        let moments = text("moment")?;
         let mut finder = found.images.finder();
         for row in 0..batch.num_rows() {
+            newest_row = newest_row.max(option_text(moments, row).and_then(moment_of));
             let is_gone = !left.is_null(row);
             let Some(number) = finder.find(ids.value(row)) else {
                 gone.extend(is_gone.then(|| ids.value(row).to_owned()));
@@ -141,7 +146,7 @@ pub(super) async fn known(
             spec.country
         )));
     }
-    Ok(Known { images: Arc::new(found.images), before: found.before, boxless: gone, geotags })
+    Ok(Known { images: Arc::new(found.images), before: found.before, boxless: gone, newest_row, geotags })
 }
 
 impl Known {

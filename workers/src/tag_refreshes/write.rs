@@ -66,7 +66,7 @@ impl Refresher<'_> {
         let outside = boxed.filter(|id| in_state.number_of(id).is_none());
         for image_id in outside.chain(known.boxless.iter().map(String::as_str)) {
             done.changed += 1;
-            done.back += 1;
+            done.unjudged += 1;
             if done.examples.len() < MOST_EXAMPLES {
                 done.examples.push(image_id.to_owned());
             }
@@ -105,9 +105,9 @@ impl Refresher<'_> {
         };
         let share = done.changed as f64 / done.images.max(1) as f64;
         if share > accept_share {
-            let first = match base.record {
-                None => " (the first extract may well differ from what came with the images)",
-                Some(_) => "",
+            let first = match base.pinned.parts.is_empty() {
+                true => " (the first extract may well differ from what came with the images)",
+                false => "",
             };
             let whole = match (origin.kind.as_str(), done.gone) {
                 ("extract", 1..) => {
@@ -118,9 +118,9 @@ impl Refresher<'_> {
                 _ => "",
             };
             return Err(WorkerError::Configuration(format!(
-                "{} of {} would have other tags (such as {}), {} of them none, as what they were taken for is gone: that is \
-                 more than source.osm.accept_share = {accept_share}. If that is right{first}, accept it with --accept-share \
-                 {}{whole}",
+                "{} of {} would have other tags (such as {}), of which {} would be left out as no longer in OpenStreetMap: \
+                 that is more than source.osm.accept_share = {accept_share}. If that is right{first}, accept it with \
+                 --accept-share {}{whole}",
                 done.changed,
                 count(done.images, "image"),
                 done.examples.join(", "),
@@ -150,7 +150,7 @@ impl Refresher<'_> {
         if let Some(first) = known.boxless.first() {
             (self.say)(&format!(
                 "warning: the next run brings back {} of {} that had been left out and whose box is no longer known \
-                 (such as {first}): after it judge them by an extract, `urbancross tags refresh SPEC --osm FILE`",
+                 (such as {first}): after it let an extract judge, `urbancross tags refresh SPEC --osm FILE`",
                 count(known.boxless.len(), "image"),
                 self.spec.country
             ));

@@ -1,4 +1,4 @@
-//! Checks that every part is there and as it was written.
+//! Checks that every part is there and as it was written, and that checkpoints of the tables' logs can be believed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ pub struct Fault {
     pub table: &'static str,
     /// Path of the file below the table's folder.
     pub file: String,
-    /// `None`: the file is no part of ours.
+    /// `None`: the file is no part of ours, or one of the table's log.
     pub shard: Option<u32>,
     /// Rows that the file is said to have.
     pub rows: u64,
@@ -32,10 +32,19 @@ pub struct Fault {
     pub why: String,
 }
 
-/// Reads every live file of a country's tables and compares it with its checksums. `seen` is told each part.
+impl Fault {
+    /// Is the file a checkpoint of the table's log, or the pointer to one? No row is lost with it.
+    pub fn is_of_log(&self) -> bool {
+        self.file.contains("/_delta_log/")
+    }
+}
+
+/// Reads every live file of a country's tables and compares it with its checksums; the log as it is without damaged
+/// checkpoints. `seen` is told each part.
 ///
 /// # Errors
-/// Only where the store does not answer: what is wrong in it is the result.
+/// [`WorkerError::Broken`] for a log that cannot be read, not even without its damaged checkpoints; a store that does not
+/// answer. What else is wrong is the result.
 pub async fn faults(
     work: &WorkStore,
     tables: &Tables,
@@ -44,7 +53,9 @@ pub async fn faults(
 ) -> Result<Vec<Fault>, WorkerError> {
     let mut faults = Vec::new();
     for artifact in Artifact::TABLES {
-        let Some(live) = tables.live_files(artifact, country).await? else { continue };
+        let damaged = tables.damaged_checkpoints(artifact).await?;
+        let read = tables.without_checkpoints(artifact, &damaged);
+        let Some(live) = read.live_files(artifact, country).await? else { continue };
         let fault = |file: &str, shard, rows, why: String| Fault {
             table: artifact.name(),
             file: format!("{}/{file}", paths::table(artifact)),
@@ -52,6 +63,8 @@ pub async fn faults(
             rows,
             why,
         };
+        let of_log = damaged.into_iter().map(|it| fault(&format!("_delta_log/{}", it.name), None, 0, it.why));
+        faults.extend(of_log);
         faults.extend(live.foreign.iter().map(|(path, why)| fault(path, None, 0, why.clone())));
         let table = PinnedTable { parts: live.parts, ..PinnedTable::empty(artifact) };
         let lost = parts::lost(work, &table, country).await?;
@@ -91,7 +104,7 @@ const KEPT: [Artifact; 2] = [Artifact::CaptionReviews, Artifact::TagRefreshes];
 /// What undoes what another program did to a table of these; `None`: [`repair`] can take out all faults.
 fn restoring(faults: &[Fault]) -> Option<(&Fault, String)> {
     let is_kept = |table: &str| KEPT.iter().any(|kept| kept.name() == table);
-    let fault = faults.iter().find(|fault| fault.shard.is_none() && is_kept(fault.table))?;
+    let fault = faults.iter().find(|fault| fault.shard.is_none() && !fault.is_of_log() && is_kept(fault.table))?;
     let words = format!(
         "another program changed table {}, and what it holds no run makes again: restore it to its last version before \
          that (RESTORE, with the program that changed it or any that reads Delta tables)",
@@ -100,9 +113,14 @@ fn restoring(faults: &[Fault]) -> Option<(&Fault, String)> {
     Some((fault, words))
 }
 
+/// Are there faults by which a table loses rows?
+fn loses_rows(faults: &[Fault], artifact: Artifact) -> bool {
+    faults.iter().any(|fault| fault.table == artifact.name() && !fault.is_of_log())
+}
+
 /// What brings refreshed tags back after a repair, in order.
 fn refreshing(faults: &[Fault]) -> &'static str {
-    match faults.iter().any(|fault| fault.table == Artifact::Geotags.name()) {
+    match loses_rows(faults, Artifact::Geotags) {
         // of an image without geo-tags a refresh knows no box
         true => "`urbancross run SPEC --until geotags`, then `urbancross tags refresh SPEC --osm FILE`",
         false => "`urbancross tags refresh SPEC --osm FILE`",
@@ -114,21 +132,23 @@ pub fn advice(faults: &[Fault]) -> String {
     if let Some((_, words)) = restoring(faults) {
         return words;
     }
-    let has = |artifact: Artifact| faults.iter().any(|fault| fault.table == artifact.name());
-    let copies = match has(Artifact::CaptionReviews) {
+    if faults.iter().all(Fault::is_of_log) {
+        return "run `urbancross verify --repair`, which takes them out of the tables' logs; no row is lost".to_owned();
+    }
+    let copies = match loses_rows(faults, Artifact::CaptionReviews) {
         true => "bring what is faulty of caption_reviews back from a copy, if there is one, and ",
         false => "",
     };
-    let refresh = match has(Artifact::TagRefreshes) {
+    let refresh = match loses_rows(faults, Artifact::TagRefreshes) {
         true => format!("then {}, ", refreshing(faults)),
         false => String::new(),
     };
     format!("{copies}run `urbancross verify --repair`, {refresh}then the build")
 }
 
-/// Takes faulty files out of the tables. A shard that loses its part gets one without rows, so that the next run makes
-/// its rows again and no older commit comes back. What people decided cannot be made again: such a shard goes back to the
-/// newest part of its past that is whole. Says what is lost.
+/// Removes damaged checkpoints from the logs, and takes faulty files out of the tables. A shard that loses its part gets
+/// one without rows, so that the next run makes its rows again and no older commit comes back. What people decided cannot
+/// be made again: such a shard goes back to the newest part of its past that is whole. Says what is lost.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] where another program has changed a table that no run makes again; otherwise as a commit:
@@ -149,9 +169,14 @@ pub async fn repair(
         let folder = format!("{}/", paths::table(artifact));
         let of_table: BTreeMap<String, Option<u32>> = faults
             .iter()
-            .filter(|fault| fault.table == artifact.name())
+            .filter(|fault| fault.table == artifact.name() && !fault.is_of_log())
             .map(|fault| (fault.file.trim_start_matches(&folder).to_owned(), fault.shard))
             .collect();
+        let of_log = faults.iter().filter(|fault| fault.table == artifact.name() && fault.is_of_log());
+        let of_log: Vec<&str> = of_log.filter_map(|fault| fault.file.rsplit('/').next()).collect();
+        if !of_log.is_empty() {
+            tables.remove_checkpoints(artifact, &of_log).await?;
+        }
         if of_table.is_empty() {
             continue;
         }
@@ -199,6 +224,13 @@ mod tests {
         assert!(first.is_some() && first < second && boxes_too.ends_with("then the build"), "{boxes_too}");
         let reviews = advice(&[fault(Artifact::CaptionReviews, Some(1))]);
         assert!(reviews.contains("from a copy") && reviews.ends_with(repaired), "{reviews}");
+        let of_log = |artifact: Artifact| {
+            let log = format!("{}/_delta_log", paths::table(artifact));
+            Fault { file: format!("{log}/_last_checkpoint"), ..fault(artifact, None) }
+        };
+        let logs = advice(&[of_log(Artifact::TagRefreshes), of_log(Artifact::Geotags)]);
+        assert!(logs.contains("--repair") && logs.ends_with("no row is lost"), "{logs}");
+        assert_eq!(advice(&[of_log(Artifact::CaptionReviews), fault(Artifact::Images, Some(1))]), repaired);
         for kept in KEPT {
             let restored = advice(&[fault(Artifact::Images, Some(1)), fault(kept, None)]);
             assert!(restored.contains("RESTORE") && !restored.contains("--repair"), "{restored}");

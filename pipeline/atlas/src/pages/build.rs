@@ -44,7 +44,7 @@ pub fn home() -> Page {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(deny_unknown_fields, default)]
 struct Of {
     country: String,
     step: String,

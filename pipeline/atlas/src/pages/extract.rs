@@ -15,7 +15,12 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Trouble> {
         let read = Query::try_from_uri(&parts.uri);
-        read.map(|Query(of)| Self(of)).map_err(|error| Trouble::Unreadable(error.status(), error.body_text()))
+        read.map(|Query(of)| Self(of)).map_err(|error| {
+            let said = error.body_text();
+            // a parser calls them fields
+            let why = said.split_once("unknown field ").map(|(_, named)| format!("there is no parameter {named}"));
+            Trouble::Unreadable(error.status(), why.unwrap_or(said))
+        })
     }
 }
 

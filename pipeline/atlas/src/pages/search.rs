@@ -7,11 +7,10 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use super::Asked;
 use super::extract::Parameters;
-use super::parameters::{Filters, some};
+use super::parameters::{Wanted, some};
 use crate::ask::{About, Answer, Atlas, ImageName, Query, Question};
 use crate::layout::{Nav, Shell};
 use crate::site::Page;
@@ -21,9 +20,6 @@ use crate::trouble::Trouble;
 const PATH: &str = "/";
 /// Most bytes of a picture that is searched with. Pictures of a build may be larger, but nobody else sends those.
 const PICTURE_BYTES: usize = 8 << 20;
-/// Answers of one search, and most that may be asked for.
-const SHOWN: usize = 24;
-const MOST_SHOWN: usize = 200;
 
 #[derive(Clone)]
 struct Search {
@@ -40,25 +36,8 @@ pub(super) fn page(asked: Asked, tiles: Option<Tiles>) -> Page {
     Page { nav: Some(Nav { path: PATH, name: "Search" }), routes }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Wanted {
-    text: String,
-    /// Id of an image, whose country is in `like_country`.
-    like: String,
-    like_country: String,
-    model: String,
-    most: Option<usize>,
-    #[serde(flatten)]
-    filters: Filters,
-}
-
-impl Wanted {
-    fn question(&self, query: Query) -> Result<Question, Trouble> {
-        let narrowed = self.filters.read()?;
-        let most = self.most.unwrap_or(SHOWN).clamp(1, MOST_SHOWN);
-        Ok(Question { query, model: some(&self.model), narrowed, most })
-    }
+fn question(wanted: &Wanted, query: Query) -> Result<Question, Trouble> {
+    Ok(Question { query, model: some(&wanted.model), narrowed: wanted.narrowed()?, most: wanted.most()? })
 }
 
 async fn by_words(
@@ -72,7 +51,7 @@ async fn by_words(
         Some(id) => Query::Like(ImageName { country: wanted.like_country.clone(), id }),
         None => Query::Text(some(&wanted.text).ok_or_else(|| Trouble::Refused("the search is empty".into()))?),
     };
-    answer(&search, wanted.question(query)?).await
+    answer(&search, question(&wanted, query)?).await
 }
 
 async fn by_picture(
@@ -86,7 +65,7 @@ async fn by_picture(
     if bytes.is_empty() {
         return Err(Trouble::Refused("the picture is empty".into()));
     }
-    answer(&search, wanted.question(Query::Picture(bytes.to_vec()))?).await
+    answer(&search, question(&wanted, Query::Picture(bytes.to_vec()))?).await
 }
 
 async fn answer(search: &Search, question: Question) -> Result<Json<Answer>, Trouble> {

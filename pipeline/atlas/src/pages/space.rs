@@ -33,7 +33,7 @@ pub(super) fn page(asked: Asked) -> Page {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(deny_unknown_fields, default)]
 struct Of {
     model: String,
     layout: Layout,

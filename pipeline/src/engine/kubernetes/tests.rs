@@ -117,6 +117,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// Places the plan again and again, before which something happens each time, until the engine gives up.
+    async fn gives_up(&self, engine: &KubernetesEngine, happens: impl Fn()) {
+        for _ in 0..20 {
+            happens();
+            if let Err(error) = self.place(engine).await {
+                assert!(error.exit_code() == 75 && error.to_string().contains("5 times"), "{error}");
+                return;
+            }
+        }
+        panic!("it goes on for ever");
+    }
+
     async fn train(&self, engine: &KubernetesEngine) -> Result<Placed, WorkerError> {
         let note = |text: &str| self.notes.lock().unwrap().push(text.to_owned());
         let store = self.store();
@@ -239,16 +251,7 @@ async fn a_job_that_ended_before_its_plan_is_made_again() {
     }
     assert_eq!(cluster.calls("delete"), 2);
     // and one that ends again and again before its plan is an end, though the server answers
-    let mut placed = Ok(());
-    for _ in 0..20 {
-        cluster.status(IMAGES, "Failed", "BackoffLimitExceeded");
-        placed = cluster.place(&engine).await;
-        if placed.is_err() {
-            break;
-        }
-    }
-    let error = placed.unwrap_err();
-    assert!(error.exit_code() == 75 && error.to_string().contains("5 times"), "{error}");
+    cluster.gives_up(&engine, || cluster.status(IMAGES, "Failed", "BackoffLimitExceeded")).await;
 }
 
 /// The server keeps the pods of a lost node, and gives none for them, until somebody takes the node away.
@@ -276,15 +279,7 @@ async fn a_job_whose_pods_are_all_on_a_lost_node_is_made_again() {
     let store = cluster.store();
     assert_eq!(engine.record(&store).placements().await.unwrap().len(), 1, "it is written down");
     // and nodes that are lost again and again are an end
-    let mut placed = Ok(());
-    for _ in 0..20 {
-        placed = cluster.place(&engine).await;
-        if placed.is_err() {
-            break;
-        }
-    }
-    let error = placed.unwrap_err();
-    assert!(error.exit_code() == 75 && error.to_string().contains("5 times"), "{error}");
+    cluster.gives_up(&engine, || ()).await;
 }
 
 #[tokio::test]
@@ -385,6 +380,25 @@ async fn a_run_is_submitted_seen_read_and_cancelled() {
     assert_eq!(std::fs::read_to_string(cluster.path("calls")).unwrap().matches("timeout").count(), 0);
     cluster.tell("misbehave", "Error from server (NotFound): namespaces \"urban\" not found\n");
     assert_eq!(engine.state().await.unwrap_err().exit_code(), 65);
+}
+
+/// Pods of one task that start later read what its others do.
+#[tokio::test]
+async fn what_a_task_reads_stays_as_it_is_while_the_driver_of_all_lives() {
+    let cluster = Cluster::new();
+    let whole = cluster.engine();
+    let run = Run { id: whole.run.task_id(0), whole: Some(whole.run.id.clone()), ..whole.run.clone() };
+    let mut task = KubernetesEngine { run, ..cluster.engine() };
+    task.configure().await.unwrap();
+    assert!(whole.submit("begin").await.unwrap());
+    let read = || std::fs::read_to_string(cluster.path("ConfigMap.uc-1a2b3c4d-0")).unwrap();
+    let before = read();
+    task.profile.kubernetes.image = "urbancross:2".into();
+    task.configure().await.unwrap();
+    assert_eq!(read(), before);
+    cluster.status("uc-1a2b3c4d-begin-drive", "Failed", "BackoffLimitExceeded");
+    task.configure().await.unwrap();
+    assert!(read().contains("urbancross:2"), "a driver that has ended is started again, with what is submitted now");
 }
 
 #[tokio::test]

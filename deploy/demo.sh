@@ -4,7 +4,8 @@
 set -euo pipefail
 out=${1:?usage: demo.sh FOLDER}
 urbancross=${URBANCROSS:-urbancross}
-manifests=$(cd "$(dirname "$0")/../manifests" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+manifests=$here/../manifests
 began=$SECONDS
 mkdir -p "$out"
 # the extract is written last: without it the world is half made
@@ -15,7 +16,7 @@ for country in finland:FI germany:DE spain:ES; do
     spec=$out/$name.toml
     sed -e "s|^country = .*|country = \"$name\"|" -e "s|^tokens = .*|tokens = [\"$code\"]|" \
         -e "s|^country_code = .*|country_code = \"$code\"|" -e "s|^url = \"../world\".*|url = \"world\"|" \
-        -e "s|^url = \"../work\"|url = \"work\"|" "$manifests/sandbox.toml" > "$spec"
+        -e "s|^url = \"../work-sandbox\"|url = \"work\"|" "$manifests/sandbox.toml" > "$spec"
     echo "== $name"
     "$urbancross" run "$spec"
     specs+=("$spec")
@@ -24,7 +25,7 @@ done
 for pair in germany:spain finland:spain germany:finland; do
     source=${pair%:*} target=${pair#*:}
     sed -e "s|^source = .*|source = \"$source.toml\"|" -e "s|^target = .*|target = \"$target.toml\"|" \
-        "$manifests/pairs/sandbox.toml" > "$out/${source}_to_$target.toml"
+        "$here/pair.toml" > "$out/${source}_to_$target.toml"
 done
 echo "== every model on every country"
 "$urbancross" evaluate "${specs[@]}" --report "$out/report.html" --search "a lake" --search "a soccer pitch" \

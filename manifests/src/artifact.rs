@@ -106,7 +106,7 @@ fn place() -> FieldType {
     Struct(vec![
         optional("object", Text),
         optional("etag", Text),
-        // of a member alone
+        // of a member alone, but that the size is also that of a whole object
         optional("member", Text),
         optional("stored", Bool),
         optional("crc32", Int64),

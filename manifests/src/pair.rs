@@ -9,8 +9,8 @@ use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::spec::{
-    Base, BuildSpec, MOST_EPOCHS, MOST_GRAD_NORM, MOST_WEIGHT_DECAY, Problems, ScheduleKind, Spec, SpecError,
-    check_augmentation, check_ratio, parse_toml, read_text,
+    Base, BuildSpec, MOST_EPOCHS, MOST_GRAD_NORM, MOST_WEIGHT_DECAY, Precision, Problems, ScheduleKind, Spec,
+    SpecError, check_augmentation, check_ratio, parse_toml, read_text,
 };
 
 /// A pair of builds: the model of `source` is adapted to `target`.
@@ -45,7 +45,7 @@ fn is_zero(count: &usize) -> bool {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdaptSpec {
-    /// Seed of data order and augmentation.
+    /// Seed of data order, augmentation, the discriminator's first weights and the random sampler.
     pub seed: u64,
     /// Epochs of the adaptation.
     pub epochs: usize,
@@ -73,6 +73,11 @@ pub struct AdaptSpec {
     /// as in the paper.
     #[serde(skip_serializing_if = "is_zero")]
     pub segments_per_image: usize,
+    /// Precision in which the network is adapted and measured; not set: that of the source's model. Half precision
+    /// rounds most of what steps of the paper's learning rate do to a weight away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Precision")]
+    pub precision: Option<Precision>,
     /// Random changes of training images.
     pub augment: Augmentation,
     /// What is learnt: the fields of `training::adapt::Settings`, such as `beta`, `curriculum` or `adversary`.
@@ -96,6 +101,7 @@ impl Default for AdaptSpec {
             word_dropout: 0.0,
             ema_decay: 0.0,
             segments_per_image: 0,
+            precision: None,
             augment: Augmentation::default(),
             method: toml::Table::new(),
         }
@@ -185,7 +191,19 @@ impl PairSpec {
             })?;
         }
         let (source, target) = (BuildSpec::read(&spec.source, &[])?, BuildSpec::read(&spec.target, &[])?);
+        // what else there is to say of its model the source's spec has said
+        if let Err(why) = spec.network_of(&source).check() {
+            let why = why.replace("model.precision", "adapt.precision");
+            return Err(SpecError::Invalid { path: shown, why: format!("source {}: {why}", spec.source.display()) });
+        }
         Ok((spec, source, target))
+    }
+
+    /// How the network of the source's build is opened where it is adapted and measured.
+    pub fn network_of(&self, source: &BuildSpec) -> BuildSpec {
+        let mut network = source.clone();
+        network.model.precision = self.adapt.precision.unwrap_or(network.model.precision);
+        network
     }
 
     /// Parses the text of a pair spec; `shown` names it in messages.
@@ -289,11 +307,28 @@ mod tests {
     }
 
     #[test]
+    fn small_steps_have_a_precision_of_their_own() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (mut pair, source, _) = PairSpec::read(&root.join("pairs/finland_to_spain.toml"), &[]).unwrap();
+        assert_eq!(source.model.precision, Precision::Bf16);
+        assert_eq!(pair.network_of(&source).model.precision, Precision::Tf32);
+        pair.adapt.precision = None;
+        assert_eq!(pair.network_of(&source), source);
+        assert!(!pair.to_toml().contains("precision"), "an adaptation without it keeps its name");
+        // what no CPU can
+        let light = root.join("light/pairs/finland_to_spain.toml");
+        let refused = PairSpec::read(&light, &["adapt.precision=tf32".into()]).unwrap_err().to_string();
+        assert!(refused.contains("adapt.precision = \"tf32\" is for NVIDIA GPUs"), "{refused}");
+        assert!(PairSpec::read(&light, &["adapt.precision=f32".into()]).is_ok());
+    }
+
+    #[test]
     fn shipped_pairs_parse() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        assert!(PairSpec::is_at(&root.join("pairs/sandbox.toml")) && !PairSpec::is_at(&root.join("sandbox.toml")));
+        let of_demo = root.join("../deploy/pair.toml");
+        assert!(PairSpec::is_at(&of_demo) && !PairSpec::is_at(&root.join("sandbox.toml")));
         assert!(!PairSpec::is_at(&root.join("no-such.toml")));
-        PairSpec::read(&root.join("pairs/sandbox.toml"), &[]).unwrap();
+        PairSpec::parse(&read_text(&of_demo).unwrap(), "pair.toml", &[]).unwrap();
         for pair in ["finland_to_spain", "germany_to_spain", "germany_to_finland"] {
             let (_, source, target) = PairSpec::read(&root.join(format!("pairs/{pair}.toml")), &[]).unwrap();
             assert_eq!(format!("{}_to_{}", source.country, target.country), pair);

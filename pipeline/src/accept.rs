@@ -1,5 +1,6 @@
 //! Accepting stale rows of a step as they are.
 
+use manifests::Artifact;
 use manifests::words::count;
 use stages::Step;
 use stages::reviews::written_author;
@@ -52,7 +53,15 @@ fn stage_of(build: &Build, name: &str) -> Result<Stage, WorkerError> {
     let steps = stages::steps(&build.spec);
     let stages: Vec<Stage> =
         steps.into_iter().filter_map(|step| if let Step::Map(stage) = step { Some(stage) } else { None }).collect();
-    let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
+    let can_stand = |stage: &&Stage| stage.output != Artifact::Splits;
+    let names: Vec<&str> = stages.iter().filter(can_stand).map(|stage| stage.name).collect();
     let unknown = format!("{name:?} is no step whose rows can be accepted; these are {}", names.join(", "));
-    stages.into_iter().find(|stage| stage.name == name).ok_or(WorkerError::Configuration(unknown))
+    match stages.iter().find(|stage| stage.name == name) {
+        Some(stage) if can_stand(&stage) => Ok(*stage),
+        Some(_) => Err(WorkerError::Configuration(format!(
+            "{name}: the split of an image follows from the ground and the pictures of all images together, so no row \
+             of it can stand by itself; `urbancross run SPEC --until {name}` makes them again"
+        ))),
+        None => Err(WorkerError::Configuration(unknown)),
+    }
 }

@@ -7,6 +7,7 @@ mod cluster_commands;
 mod command;
 mod engine_runs;
 mod export_commands;
+mod fits;
 mod init_commands;
 mod install_commands;
 mod numbers;
@@ -141,9 +142,9 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Submit { specs, set, steps, failed, experiment, cluster } => {
             submit_commands::submit_all(&specs, &set.set, (&steps, &failed, &experiment), &cluster).await
         }
-        Command::Render { spec, until, experiment, cluster, output } => {
+        Command::Render { spec, until, experiment, cluster, trainjob, output } => {
             let whole = Whole::read(&spec.spec, &spec.set.set, &experiment)?;
-            render_commands::render(&whole, (until, experiment.options()), &cluster, output.as_deref())
+            render_commands::render(&whole, (until, experiment.options()), &cluster, trainjob, output.as_deref())
         }
         Command::Retry { spec, errors, shard, stage } => {
             run_commands::retry(&Whole::of(&spec)?, errors, shard, stage.as_deref()).await

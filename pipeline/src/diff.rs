@@ -140,10 +140,12 @@ pub(crate) async fn diff_until(
         still_there(build, step, &before, &after).await?;
         // of a table that was not there everything is new: nothing says more than its number
         let shown = if before.version.is_some() || output.is_sparse() { examples } else { 0 };
-        let changes = changes::between(&build.work, output, (&before, &after), shown).await;
-        let mut accepted = acceptances(&build.work, &build.spec.country, step).await?;
+        let country = build.spec.country.as_str();
+        let mut accepted = acceptances(&build.work, country, step).await?;
         let is_between = |millis| millis > began && end.is_none_or(|end| millis <= end);
         accepted.retain(|accepted| i64::try_from(accepted.by.millis).is_ok_and(is_between));
+        let of_accepted = ((country, step), accepted.as_slice());
+        let changes = changes::between(&build.work, output, (&before, &after), of_accepted, shown).await;
         tables.push(TableDiff {
             step,
             artifact: output,
@@ -268,6 +270,9 @@ impl Diff {
             let mut causes: Vec<String> = causes.iter().map(|(cause, rows)| format!("{rows} {cause}")).collect();
             if changes.carried > 0 {
                 causes.push(format!("{} kept: same words", changes.carried));
+            }
+            if changes.accepted > 0 {
+                causes.push(format!("{} accepted", changes.accepted));
             }
             let line = format!(
                 "{step:21} {versions:>11} {added:>8} {removed:>8} {changed:>8} {remade:>8} {kept:>8}  {}",

@@ -3,6 +3,7 @@
 use manifests::words::count;
 use manifests::{Artifact, BuildSpec};
 use serde::Serialize;
+use workers::WorkerError;
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
 
@@ -24,13 +25,25 @@ fn finding(what: &str, result: Result<String, String>) -> Finding {
     Finding { what: what.to_owned(), good, detail: result.unwrap_or_else(|why| why) }
 }
 
+/// Whose machines do the steps of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machines {
+    /// This one.
+    This,
+    /// A cluster's: this one needs neither their GPUs nor their processors.
+    Others {
+        /// Whether they see its files.
+        see_files: bool,
+    },
+}
+
 /// Looks at everything; a bad finding never hides the others.
-pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
+pub async fn examine(spec: Option<&BuildSpec>, machines: Machines) -> Vec<Finding> {
     let mut findings = vec![
         finding("version", Ok(format!("urbancross {}", crate::version()))),
         finding("processors", std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string())),
-        finding("device", device(spec)),
-        finding("ranks", ranks(spec)),
+        finding("device", device(spec, machines)),
+        finding("ranks", ranks(spec.filter(|_| machines == Machines::This))),
     ];
     let Some(spec) = spec else {
         findings.push(finding("build spec", Ok("none given: stores were not probed".into())));
@@ -46,7 +59,13 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
     }
     findings.extend(reviews(spec).await.transpose().map(|found| finding("reviews", found)));
     for (field, found) in preflight::weights(spec) {
-        findings.push(finding(field, found.map_err(|e| e.to_string())));
+        let elsewhere =
+            |why: WorkerError| format!("{why}; jobs end there, too, unless their machines have other files");
+        let found = match machines {
+            Machines::Others { see_files: false } => Ok(found.unwrap_or_else(elsewhere)),
+            _ => found.map_err(|e| e.to_string()),
+        };
+        findings.push(finding(field, found));
     }
     findings
 }
@@ -78,9 +97,13 @@ pub async fn examine_ray(profile: &engines::Profile) -> Vec<Finding> {
     }
 }
 
-fn device(spec: Option<&BuildSpec>) -> Result<String, String> {
+fn device(spec: Option<&BuildSpec>, machines: Machines) -> Result<String, String> {
     let binary = if stages::device::HAS_CUDA { "the CPU and NVIDIA GPUs" } else { "the CPU" };
     let Some(spec) = spec else { return Ok(format!("this binary is for {binary}")) };
+    if machines != Machines::This {
+        let device = &spec.model.device;
+        return Ok(format!("this binary is for {binary}; the spec asks the cluster's machines for {device}"));
+    }
     let opened = preflight::device(spec).map_err(|e| e.to_string())?;
     Ok(format!("this binary is for {binary}; the spec asks for {opened}"))
 }

@@ -242,6 +242,18 @@ mod tests {
         assert_eq!(lines.len(), 6, "{refused}");
     }
 
+    /// What comes along can be driven and submitted folder by folder.
+    #[test]
+    fn shipped_folders_are_sound() {
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
+        for folder in ["", "countries", "pairs", "light/countries", "light/pairs", "datasets"] {
+            let (read, left_out) = Given::read_folder(&manifests.join(folder), &[]).unwrap();
+            left_out.refuse((read.len() + left_out.len(), "spec")).unwrap();
+            let given: Vec<Given> = read.into_iter().map(|(_, given)| given).collect();
+            crate::tasks::tasks(&given, &Default::default()).unwrap_or_else(|error| panic!("{folder}: {error}"));
+        }
+    }
+
     #[test]
     fn a_pair_is_given_on_with_its_builds() {
         let folder = tempfile::tempdir().unwrap();

@@ -44,6 +44,9 @@ pub struct Answers {
 /// Where SkyScript lies for everybody.
 pub const SKYSCRIPT: &str = "s3://opendatasharing/SkyScript/";
 
+/// Stores that know their readers.
+const CLOUDS: [&str; 3] = ["s3://", "gs://", "az://"];
+
 impl Answers {
     /// The spec as a file, with comments.
     pub fn spec_text(&self) -> String {
@@ -62,12 +65,15 @@ impl Answers {
             String::new(),
             "[source]".to_owned(),
         ];
+        let is_cloud = CLOUDS.iter().any(|cloud| source.starts_with(cloud));
+        let options = is_cloud.then(|| match source == SKYSCRIPT {
+            true => r#"options = { region = "us-west-2" }"#.to_owned(),
+            false => "options = { anonymous = false }   # requests are signed; true for a public bucket".to_owned(),
+        });
         match kind {
             Kind::Skyscript => {
                 lines.extend([r#"kind = "skyscript""#.to_owned(), format!("url = {}", quoted(source))]);
-                if source == SKYSCRIPT {
-                    lines.push(r#"options = { region = "us-west-2" }"#.to_owned());
-                }
+                lines.extend(options);
                 lines.extend([
                     r#"tables = ["dataframe/SkyScript_train_top30pct_filtered_by_CLIP_openai.csv"]"#.to_owned(),
                     format!("tokens = [{}]           # parts of image names that belong to the country", quoted(code)),
@@ -75,11 +81,14 @@ impl Answers {
                     "max_gsd_meters = 0.5     # coarser images are left out".to_owned(),
                 ]);
             }
-            Kind::Captioned => lines.extend([
-                r#"kind = "captioned""#.to_owned(),
-                format!("url = {}         # a caption file beside a folder of images", quoted(source)),
-                r#"image_folder = "images""#.to_owned(),
-            ]),
+            Kind::Captioned => {
+                lines.extend([
+                    r#"kind = "captioned""#.to_owned(),
+                    format!("url = {}         # a caption file beside a folder of images", quoted(source)),
+                ]);
+                lines.extend(options);
+                lines.push(r#"image_folder = "images""#.to_owned());
+            }
         }
         let shards = if *kind == Kind::Skyscript { 256 } else { 8 };
         lines.extend([
@@ -255,6 +264,21 @@ mod tests {
         assert_eq!(names(&light), ["AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"]);
         assert!(names(&Answers { work: "work".into(), ..light }).is_empty());
         assert_eq!(names(&Answers { work: "gs://b".into(), ..answers(Kind::Captioned, Scale::Paper) }).len(), 2);
+    }
+
+    /// Keys are asked for only where they are used.
+    #[test]
+    fn a_bucket_is_read_by_whoever_has_the_keys_and_skyscript_by_everybody() {
+        let signed = Some(false);
+        for (source, anonymous) in
+            [(SKYSCRIPT, None), ("images", None), ("https://h/x", None), ("s3://b/x", signed), ("gs://b", signed)]
+        {
+            for kind in [Kind::Skyscript, Kind::Captioned] {
+                let answers = Answers { source: source.into(), ..answers(kind, Scale::Light) };
+                let spec = BuildSpec::parse(&answers.spec_text(), "build.toml", &[]).unwrap();
+                assert_eq!(spec.source.options.anonymous, anonymous, "{source}");
+            }
+        }
     }
 
     #[test]

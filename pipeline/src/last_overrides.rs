@@ -21,24 +21,42 @@ pub async fn save(work: &WorkStore, spec: &BuildSpec, set: &[String]) {
     }
 }
 
-/// Most of `work` says how a command goes about its work, or where: whoever reads this has found the work store. So do the
-/// fields of a server that say where it is and how it is asked.
+/// Fields and sections that say how a command goes about its work, or where, and never what comes of it. Whoever reads
+/// this has found the work store.
+const OF_WORKING: [&str; 28] = [
+    "caption.instructblip.cache_mib",
+    "caption.instructblip.images_per_batch",
+    "caption.llava.cache_mib",
+    "caption.llava.images_per_batch",
+    "caption.server.key_env",
+    "caption.server.price_per_million_tokens_in",
+    "caption.server.price_per_million_tokens_out",
+    "caption.server.requests_at_once",
+    "caption.server.requests_per_minute",
+    "caption.server.timeout_seconds",
+    "caption.server.token_limit",
+    "caption.server.tries",
+    "caption.server.url",
+    "model.device",
+    "pretrain.checkpoint_every_steps",
+    "pretrain.keep_checkpoints",
+    "pretrain.micro_batches",
+    "pretrain.prefetch_batches",
+    "pretrain.recompute_activations",
+    "pretrain.time_phases",
+    "ranks",
+    "segment.sam.images_per_batch",
+    "segment.sam.points_per_batch",
+    "segment.sam.timeout_seconds",
+    "source.options",
+    "source.osm.accept_share",
+    "weights.options",
+    "work",
+];
+
 fn is_of_the_build(field: &str) -> bool {
-    const OF_ASKING: [&str; 9] = [
-        "url",
-        "key_env",
-        "requests_at_once",
-        "requests_per_minute",
-        "timeout_seconds",
-        "tries",
-        "token_limit",
-        "price_per_million_tokens_in",
-        "price_per_million_tokens_out",
-    ];
-    match field.strip_prefix("caption.server.") {
-        Some(field) => !OF_ASKING.contains(&field),
-        None => field == "work.shards" || !field.starts_with("work."),
-    }
+    let is_in = |named: &&str| field.strip_prefix(*named).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    field == "work.shards" || !OF_WORKING.iter().any(is_in)
 }
 
 /// Which `--set` of the last run this command lacks, in words.
@@ -51,7 +69,8 @@ pub async fn missing(work: &WorkStore, spec: &BuildSpec) -> Option<String> {
 
 fn differing(last: &Values, spec: &BuildSpec) -> Vec<String> {
     let now = spec.values(last.keys().map(String::as_str));
-    let other = last.iter().filter(|(field, value)| now.get(*field) != Some(value));
+    // an earlier version kept more of them
+    let other = last.iter().filter(|(field, value)| is_of_the_build(field) && now.get(*field) != Some(value));
     other.map(|(field, value)| format!("--set {field}={}", shell_word(value))).collect()
 }
 
@@ -75,6 +94,9 @@ async fn read(work: &WorkStore, spec: &BuildSpec) -> Option<Values> {
 
 #[cfg(test)]
 mod tests {
+    use manifests::weights::Weights;
+    use stages::Training;
+
     use super::*;
 
     #[test]
@@ -88,5 +110,51 @@ mod tests {
         let named = ["--set pretrain.epochs=3", "--set source.url=/w", "--set split.ratio='[1, 1, 1]'"];
         assert_eq!(differing(&last, &without), named);
         assert_eq!(shell_word("\"it's\""), r#"'"it'\''s"'"#);
+    }
+
+    #[test]
+    fn how_a_run_went_about_its_work_makes_nothing_look_out_of_date() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"a\"\n\
+                    [caption]\ncaptioner = \"instructblip\"\ninstructblip.weights = \"a/b\"\n\
+                    [segment]\nsegmenter = \"sam\"\nsam.weights = \"a/b\"\n";
+        let spec = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+            BuildSpec::parse(text, "t", &set).unwrap()
+        };
+        let computed = |spec: &BuildSpec| {
+            let of_training = |training| stages::pretrain::parameters(spec, training, &Weights::default());
+            let mut parameters: Vec<_> =
+                stages::map_stages(spec).iter().map(|stage| (stage.parameters)(spec)).collect();
+            parameters.extend([Training::Bootstrap, Training::Pretrain].map(of_training));
+            parameters
+        };
+        let without = spec(&[]);
+        for set in [
+            "caption.instructblip.cache_mib=9",
+            "caption.instructblip.images_per_batch=3",
+            "model.device=\"cuda:0\"",
+            "pretrain.checkpoint_every_steps=7",
+            "pretrain.keep_checkpoints=3",
+            "pretrain.micro_batches=2",
+            "pretrain.prefetch_batches=5",
+            "pretrain.recompute_activations=true",
+            "pretrain.time_phases=true",
+            "ranks.processes=4",
+            "segment.sam.images_per_batch=1",
+            "segment.sam.points_per_batch=7",
+            "segment.sam.timeout_seconds=9",
+            "source.options.region=\"x\"",
+            "source.osm.accept_share=0.3",
+            "weights.options.retries=2",
+            "work.concurrency=3",
+        ] {
+            let with = spec(&[set]);
+            let last = with.values(fields_of(&[set.to_owned()]));
+            assert_eq!(last.len(), 1, "{set}");
+            assert!(differing(&last, &without).is_empty(), "{set}");
+            assert_eq!(computed(&with), computed(&without), "{set}");
+        }
+        let last = spec(&["work.shards=3", "pretrain.epochs=3"]).values(["work.shards", "pretrain.epochs"].into_iter());
+        assert_eq!(differing(&last, &without), ["--set pretrain.epochs=3", "--set work.shards=3"]);
     }
 }

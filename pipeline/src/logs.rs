@@ -14,6 +14,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::terminal::plain_lines;
+
 pub use json::{Event, Who};
 pub use last_words::LastWords;
 pub(crate) use task::TASK;
@@ -133,7 +135,8 @@ pub fn note(text: &str) {
         true if text.trim().is_empty() => {}
         true => say(level_of(text), "note", text.trim()),
         false if is_quiet() && !["error: ", "warning: "].iter().any(|level| text.starts_with(level)) => {}
-        false => write(text),
+        // servers and tables quote what strangers wrote
+        false => write(&plain_lines(text)),
     }
 }
 

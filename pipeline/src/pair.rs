@@ -271,7 +271,7 @@ impl Pair {
     pub async fn embedded(&self, folder: &Path) -> Result<Vec<EvaluatedRow>, WorkerError> {
         let members = Members::Assigned(&self.assignment, "test");
         let mut rows = TableRows::open(&self.target.work, &adapt::pairs_of(&self.target_inputs), members).await?;
-        embed(&self.source.spec, folder, &mut rows).await
+        embed(&self.spec.network_of(&self.source.spec), folder, &mut rows).await
     }
 
     /// Where figures of models on the target's test part lie: by everything that they depend on.
@@ -282,7 +282,8 @@ impl Pair {
         let test = self.assignment.iter().flatten().filter(|row| row.split == "test");
         let images = digest::of_value(&test.map(|row| &row.image_id).collect::<BTreeSet<_>>());
         // how vectors are made is the source's affair
-        let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
+        let network = self.spec.network_of(&self.source.spec);
+        let vectors = (network.evaluate.average_over_turns, network.model.precision);
         paths::evaluation(&self.name, &digest::of_value(&(version, protocol, models, vectors, tables, images)))
     }
 

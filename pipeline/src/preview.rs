@@ -259,7 +259,8 @@ async fn map_line(
     let mut above: Vec<Option<u64>> =
         (0..).zip(listed).map(|(shard, listed)| changes.above(stage, shard, *listed)).collect();
     let plan = plan_below(build, stage, &model, options, &mut above).await?;
-    let begun = workers::planning::begun(&build.work, &build.tables, &plan).await?;
+    let at_once = build.spec.work.concurrency;
+    let begun = workers::planning::begun(&build.work, &build.tables, &plan, at_once).await?;
     let (mut line, shards) = line_of(stage.name, &plan.counts, &begun.finished, &above, listed);
     line.failed = begun.first_failure.map(|first| Failed { shards: begun.failed, first });
     if stage.output == Artifact::Geotags {

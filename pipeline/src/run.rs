@@ -287,18 +287,19 @@ async fn run_steps(
     progress: &Progress,
 ) -> Result<RunEnd, WorkerError> {
     let mut quarantined = Vec::new();
-    let (mut fetched, mut server_checked) = (false, false);
+    let mut fetched = false;
+    let mut asks_server = preflight::steps(&build.spec, options.until.as_deref()).iter().any(served::is_served);
     for step in stages::steps(&build.spec) {
         let name = step.name();
         // a whole build learns at once that weights are missing; a node that only pulls images needs none
         if !fetched && (options.until.is_none() || preflight::uses_network(&step)) {
-            build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+            build.weights = workers::weights::fetch(&build.work, &build.spec, &build.stop).await?;
             preflight::networks(&build.spec, &build.weights)?;
             fetched = true;
         }
-        if !server_checked && (options.until.is_none() || served::is_served(&step)) {
+        // before images are pulled for a server that never answers
+        if std::mem::take(&mut asks_server) {
             served::check(build, progress).await?;
-            server_checked = true;
         }
         match step {
             Step::Map(stage) => match run_stage(build, &stage, options, engine, progress).await? {

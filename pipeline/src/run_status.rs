@@ -1,8 +1,10 @@
 //! How far a run by an engine is, from the store alone; and what the engine says of its jobs, where it answers.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use engines::Profile;
+use futures::{StreamExt, TryStreamExt};
 use manifests::attempts::ShardTurn;
 use manifests::words::count;
 use manifests::{Plan, paths};
@@ -15,6 +17,11 @@ use workers::stores::WorkStore;
 use crate::clock::unix_seconds;
 use crate::engine::LEASE;
 use crate::run_record::{DONE, Placement, ProcessEnd, RunRecord, Submission};
+
+/// Failed shards whose reasons are looked up: the others most often failed of the same.
+const REASONS: usize = 20;
+/// Claims and reasons that are read at a time.
+const AT_ONCE: usize = 16;
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -60,7 +67,7 @@ pub struct StepStatus {
     pub running: usize,
     /// Shards that nobody works on.
     pub open: usize,
-    /// Shards that are closed as failed, with the reasons.
+    /// Shards that are closed as failed, the first of them with the reasons.
     pub failed: Vec<String>,
     /// Rows a second lately; 0: not known.
     pub rows_per_second: f64,
@@ -185,13 +192,12 @@ async fn step_status(
     let Some(plan) = work.get_sealed::<Plan>(&path).await?.filter(|plan| plan.is_of(country)) else {
         return Ok(status);
     };
-    let rows = |shard: u32| {
-        let of_plan = plan.counts.stale.iter().find(|stale| stale.shard == shard);
-        of_plan.map_or(0, |stale| stale.rows())
-    };
+    let of_plan: HashMap<u32, u64> = plan.counts.stale.iter().map(|stale| (stale.shard, stale.rows())).collect();
+    let rows = |shard: u32| of_plan.get(&shard).copied().unwrap_or(0);
     // not since it was placed: who places a plan again finds shards that were done before
     let (mut began, mut ends, mut left_rows) = (f64::INFINITY, Vec::new(), 0);
     let board = ClaimBoard::new(work, &plan, lease);
+    let (mut failed, mut at_work) = (Vec::new(), Vec::new());
     for (shard, (turn, attempts)) in board.look().await?.shards {
         match turn {
             ShardTurn::Done => {
@@ -203,23 +209,31 @@ async fn step_status(
                 continue;
             }
             ShardTurn::Failed => {
-                status.failed.push(format!("shard {shard}: {}", board.failed(shard).await?.why()));
+                failed.push(shard);
                 continue;
             }
             ShardTurn::Running { silent_millis } => {
                 status.running += 1;
-                status.workers.extend(worker(&board, shard, attempts.epoch(), silent_millis, false).await?);
+                at_work.push((shard, attempts.epoch(), silent_millis, false));
             }
             ShardTurn::Open { .. } | ShardTurn::Poisoned => {
                 status.open += 1;
                 if let Some(heard_millis) = attempts.unended_since() {
                     let silent = (unix_seconds() * 1000.0) as i64 - heard_millis;
-                    status.workers.extend(worker(&board, shard, attempts.epoch(), silent, true).await?);
+                    at_work.push((shard, attempts.epoch(), silent, true));
                 }
             }
         }
         left_rows += rows(shard);
     }
+    let board = &board;
+    let reasons = futures::stream::iter(failed.iter().take(REASONS).copied()).map(|shard| board.failed(shard));
+    let reasons: Vec<_> = reasons.buffered(AT_ONCE).try_collect().await?;
+    let reasons = reasons.iter().map(|failed| format!(": {}", failed.why())).chain(std::iter::repeat(String::new()));
+    status.failed = failed.iter().zip(reasons).map(|(shard, why)| format!("shard {shard}{why}")).collect();
+    let workers = futures::stream::iter(at_work).map(|of_shard| worker(board, of_shard));
+    let workers: Vec<_> = workers.buffered(AT_ONCE).try_collect().await?;
+    status.workers = workers.into_iter().flatten().collect();
     ends.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     if let Some(rate) = rate(&ends, began, unix_seconds()).filter(|_| left_rows > 0) {
         status.rows_per_second = rate;
@@ -230,10 +244,7 @@ async fn step_status(
 
 async fn worker(
     board: &ClaimBoard<'_>,
-    shard: u32,
-    epoch: u32,
-    silent_millis: i64,
-    lost: bool,
+    (shard, epoch, silent_millis, lost): (u32, u32, i64, bool),
 ) -> Result<Option<WorkerStatus>, WorkerError> {
     let claimant = board.claimed_by(shard, epoch).await?;
     Ok(claimant.map(|by| WorkerStatus {
@@ -305,7 +316,9 @@ impl RunStatus {
                     worker.worker, worker.node, worker.shard, worker.silent_seconds
                 )
             }));
-            lines.extend(step.failed.iter().map(|failed| format!("    failed: {failed}")));
+            lines.extend(step.failed.iter().take(REASONS).map(|failed| format!("    failed: {failed}")));
+            let others = step.failed.len().saturating_sub(REASONS);
+            lines.extend((others > 0).then(|| format!("    failed: {}", count(others, "other shard"))));
             lines.extend(step.ended.iter().map(|ended| format!("    worker {ended}")));
         }
         lines.extend(self.driver_error.iter().map(|error| format!("  {error}")));
@@ -366,25 +379,56 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_plan_that_is_placed_again_is_no_faster() {
-        let folder = tempfile::tempdir().unwrap();
-        let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+    /// A plan of so many shards with ten rows each, where workers find it.
+    async fn published(work: &WorkStore, shards: u32) -> Plan {
         let stale = |shard| ShardPlan { shard, kept: 0, carried: 0, changes: BTreeMap::from([(Reason::New, 10)]) };
         let plan = Plan {
             stage: "captions".into(),
             stage_version: 1,
             country: "x".into(),
-            shards: 4,
+            shards,
             output: PinnedTable::empty(Artifact::Captions),
             inputs: vec![PinnedTable::empty(Artifact::Geotags)],
             model: String::new(),
             parameters: "{}".into(),
             retry_errors: false,
-            counts: PlanCounts { stale: (0..4).map(stale).collect(), kept_rows: 0 },
+            counts: PlanCounts { stale: (0..shards).map(stale).collect(), kept_rows: 0 },
         };
-        let key = plan.key();
-        work.put_sealed(&paths::plan("x", "captions", &key), &plan).await.unwrap();
+        work.put_sealed(&paths::plan("x", "captions", &plan.key()), &plan).await.unwrap();
+        plan
+    }
+
+    #[tokio::test]
+    async fn of_many_failed_shards_the_first_say_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        let plan = published(&work, 30).await;
+        for shard in 0..25 {
+            let path = format!("{}/{}", paths::markers("x", "captions"), Object::Failed.name(&plan.shard_key(shard)));
+            let failed = workers::claims::FailedShard { shard, attempts: Vec::new(), epochs: 3 };
+            work.put_json(&path, &failed).await.unwrap();
+        }
+        let record = RunRecord::new(&work, "x", "a");
+        let placement = Placement {
+            step: "captions".into(),
+            plan: plan.key(),
+            attempt: 1,
+            processes: 1,
+            unix_seconds: 1,
+            jobs: Vec::new(),
+        };
+        let step = step_status((&work, "x"), &record, &placement, LEASE).await.unwrap();
+        assert_eq!((step.failed.len(), step.open), (25, 5));
+        let (first, others) = step.failed.split_at(REASONS);
+        assert!(first.iter().all(|failed| failed.contains(": each of its workers was lost")), "{first:?}");
+        assert_eq!(others, ["shard 20", "shard 21", "shard 22", "shard 23", "shard 24"]);
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_is_placed_again_is_no_faster() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        let plan = published(&work, 4).await;
         let put = async |shard: u32, object: Object, seconds_ago: u64| {
             let path = format!("{}/{}", paths::markers("x", "captions"), object.name(&plan.shard_key(shard)));
             work.put(&path, Default::default()).await.unwrap();
@@ -395,7 +439,7 @@ mod tests {
         record.submit(&submission("a")).await.unwrap();
         let placement = Placement {
             step: "captions".into(),
-            plan: key,
+            plan: plan.key(),
             attempt: 2,
             processes: 1,
             unix_seconds: unix_seconds() as u64 - 1,

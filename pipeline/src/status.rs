@@ -6,10 +6,9 @@ use serde::Serialize;
 use stages::Step;
 use workers::WorkerError;
 use workers::publish::Summary;
-use workers::train::TrainingRecord;
 
 use crate::build::Build;
-use crate::trainings::trainings_by_settings;
+use crate::trainings::{BySettings, trainings_by_settings, unknown_in_words};
 
 /// What a work store holds of one step.
 #[derive(Debug, Serialize)]
@@ -68,8 +67,8 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
             }
             Step::Train(training) => {
                 let trainings = trainings_by_settings(build, training).await?;
-                lines.push(training_line(training.name(), trainings.current.as_ref()));
-                lines.extend(others_line(training.name(), &trainings.others));
+                lines.push(training_line(training.name(), &trainings));
+                lines.extend(others_line(training.name(), &trainings));
                 continue;
             }
             Step::Evaluate => match crate::evaluate::stored_or_why(build).await? {
@@ -102,9 +101,15 @@ async fn written_line(build: &Build, artifact: Artifact) -> Result<Option<Status
 }
 
 /// The run whose model is the build's.
-fn training_line(step: &'static str, current: Option<&TrainingRecord>) -> StatusLine {
+fn training_line(step: &'static str, trainings: &BySettings) -> StatusLine {
+    let current = trainings.current.as_ref();
+    let state = match (current, trainings.lacks) {
+        (Some(record), _) => record.trained.best_validation(),
+        (None, Some(field)) => unknown_in_words(field),
+        (None, None) => "must run".to_owned(),
+    };
     StatusLine {
-        state: current.map_or("must run".into(), |record| record.trained.best_validation()),
+        state,
         rows: current.map_or(0, |record| record.trained.train_rows),
         seconds: current.map(|record| record.trained.seconds),
         ..empty_line(step)
@@ -112,8 +117,9 @@ fn training_line(step: &'static str, current: Option<&TrainingRecord>) -> Status
 }
 
 /// Runs that other settings made, which say nothing about the build as its spec is now.
-fn others_line(step: &'static str, others: &[TrainingRecord]) -> Option<StatusLine> {
-    (!others.is_empty()).then(|| StatusLine {
+fn others_line(step: &'static str, trainings: &BySettings) -> Option<StatusLine> {
+    let others = &trainings.others;
+    (!others.is_empty() && trainings.lacks.is_none()).then(|| StatusLine {
         state: format!("{} with other settings", count(others.len(), "finished run")),
         rows: others.iter().map(|record| record.trained.train_rows).fold(0, u64::saturating_add),
         seconds: Some(others.iter().map(|record| record.trained.seconds).sum()),

@@ -82,8 +82,16 @@ pub(crate) fn kitty(png: &[u8]) -> String {
 
 /// A text without characters that a terminal would obey, or that turn the writing direction of what follows.
 pub(crate) fn plain(text: &str) -> String {
-    let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if acts(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same of lines: their ends and their tabulators stay.
+pub(crate) fn plain_lines(text: &str) -> String {
+    text.chars().map(|c| if acts(c) && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+}
+
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -122,5 +130,6 @@ mod tests {
     fn text_cannot_act() {
         assert_eq!(plain("a\x1b]0;b\x07\u{202e}c\n"), "a\u{fffd}]0;b\u{fffd}\u{fffd}c\u{fffd}");
         assert_eq!(plain("Tennisplätze, 網球場"), "Tennisplätze, 網球場");
+        assert_eq!(plain_lines("\na\tb\x1b[2J\r\u{9b}c\n"), "\na\tb\u{fffd}[2J\u{fffd}\u{fffd}c\n");
     }
 }

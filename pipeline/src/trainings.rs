@@ -2,9 +2,10 @@
 //! which weights.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use manifests::plan::PinnedTable;
-use manifests::recipe::parameter_differences;
+use manifests::recipe::{parameter_differences, settings};
 use manifests::words::count;
 use manifests::{Artifact, digest, paths};
 use serde::{Deserialize, Serialize};
@@ -102,7 +103,30 @@ impl<'b> Inputs<'b> {
     /// The run that speaks for the tables as they are: one that read exactly these, or else the newest.
     fn current(&self, runs: &Runs) -> Option<TrainingRecord> {
         let newest = || runs.finished.iter().rev().filter(|record| self.has_settings(record));
-        newest().find(|r| self.reads_what(r)).or_else(|| newest().next()).cloned()
+        let found = newest().find(|r| self.reads_what(r)).or_else(|| newest().next());
+        found.map(|record| TrainingRecord::clone(record))
+    }
+
+    /// The field of weights that are not at hand, if nothing else tells whether a run has the settings of the spec: their digest
+    /// is among these.
+    fn only_lacks(&self, record: &TrainingRecord) -> Option<&'static str> {
+        let (then, now) = (settings(&record.parameters), settings(&self.parameters));
+        let differs = |name: &str| then.get(name) != now.get(name);
+        let used = self.build.spec.weights().into_iter().map(|used| used.field);
+        let is_away = |field: &&str| self.build.weights.digest(field).is_empty();
+        // a run that began with none had other settings, whatever these weights are
+        let began_with_some = |field: &&str| then.get(*field).is_some_and(|text| is_digest(text.trim_matches('"')));
+        let away: Vec<_> = used.filter(is_away).filter(began_with_some).filter(|field| differs(field)).collect();
+        // what a network is like is read from its weights, too
+        let is_theirs = |name: &str| away.contains(&name) || name.starts_with("model.network");
+        let known = then.keys().chain(now.keys()).any(|name| differs(name) && !is_theirs(name));
+        away.first().copied().filter(|_| !known && record.stage_version == pretrain::VERSION)
+    }
+
+    /// The field of weights without which it cannot be told whether a finished run has the settings of the spec; `None`: it can.
+    fn lacks(&self, runs: &Runs) -> Option<&'static str> {
+        let is_known = runs.finished.iter().any(|record| self.has_settings(record));
+        runs.finished.iter().rev().filter(|_| !is_known).find_map(|record| self.only_lacks(record))
     }
 
     /// How far the rows of a run are from those of now; `None`: it did not record them. What was found is kept, so that
@@ -140,6 +164,10 @@ impl<'b> Inputs<'b> {
     }
 }
 
+fn is_digest(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The finished run whose model is the build's.
 /// # Errors
 /// A store that does not answer or lets nobody in.
@@ -154,8 +182,14 @@ pub async fn current_record(build: &Build, training: Training) -> Result<Option<
 /// A store that does not answer.
 pub(crate) async fn no_model(build: &Build) -> Result<WorkerError, WorkerError> {
     let country = &build.spec.country;
-    let others = trainings_by_settings(build, Training::Pretrain).await?.others;
-    Ok(WorkerError::Configuration(if others.is_empty() {
+    let BySettings { lacks, others, .. } = trainings_by_settings(build, Training::Pretrain).await?;
+    Ok(WorkerError::Configuration(if let Some(field) = lacks {
+        format!(
+            "{country} has a trained model, but {}: bring the weights to where the spec says, or name another place (`--set \
+             {field}=…`)",
+            unknown_in_words(field)
+        )
+    } else if others.is_empty() {
         format!("{country} has no trained model yet: run its build first (`urbancross run` with its spec)")
     } else {
         format!(
@@ -170,8 +204,12 @@ pub(crate) async fn no_model(build: &Build) -> Result<WorkerError, WorkerError> 
 /// # Errors
 /// A store that does not answer or lets nobody in.
 pub(crate) async fn by_another_model(build: &Build, what: &str, digest: &str) -> Result<Option<String>, WorkerError> {
-    let record = current_record(build, Training::Pretrain).await?;
-    let now = record.as_ref().map(|record| record.trained.model_digest.as_str());
+    let BySettings { current, lacks, .. } = trainings_by_settings(build, Training::Pretrain).await?;
+    if let Some(field) = lacks {
+        let unknown = unknown_in_words(field);
+        return Ok(Some(format!("{what} of {} are by the model {digest:.12}, and {unknown}", build.spec.country)));
+    }
+    let now = current.as_ref().map(|record| record.trained.model_digest.as_str());
     Ok(other_model_in_words(&format!("{what} of {}", build.spec.country), digest, now))
 }
 
@@ -213,17 +251,24 @@ pub(crate) async fn learnt_and_held_out(build: &Build, record: &TrainingRecord) 
 pub(crate) struct BySettings {
     /// The run whose model is the build's.
     pub current: Option<TrainingRecord>,
-    /// Those with other settings than the spec's.
-    pub others: Vec<TrainingRecord>,
+    /// The field that names weights which are not at hand, where only they tell whether one of the others is it.
+    pub lacks: Option<&'static str>,
+    /// Those with other settings than the spec's, as far as these are known.
+    pub others: Vec<Arc<TrainingRecord>>,
+}
+
+/// That weights are not at hand by which finished runs are known again.
+pub(crate) fn unknown_in_words(field: &str) -> String {
+    format!("{field} is not on this machine, so it is not known whether a finished run has these settings")
 }
 
 /// The finished runs of a training.
 pub(crate) async fn trainings_by_settings(build: &Build, training: Training) -> Result<BySettings, WorkerError> {
     let inputs = Inputs::pin(build, training).await?;
     let mut runs = train::runs(&build.work, &build.spec.country, training).await?;
-    let current = inputs.current(&runs);
+    let (current, lacks) = (inputs.current(&runs), inputs.lacks(&runs));
     runs.finished.retain(|record| !inputs.has_settings(record));
-    Ok(BySettings { current, others: runs.finished })
+    Ok(BySettings { current, lacks, others: runs.finished })
 }
 
 /// Whether a training must run when at most `above` rows of its tables are made again before it.
@@ -260,6 +305,9 @@ pub(crate) async fn outlook(
 
 /// Why a training must run that no finished run stands for: what the run that is most like it has otherwise.
 fn no_run(inputs: &Inputs<'_>, runs: &Runs) -> String {
+    if let Some(field) = inputs.lacks(runs) {
+        return unknown_in_words(field);
+    }
     let others = runs.finished.iter().rev().map(|run| {
         let mut differences = parameter_differences(&run.parameters, &inputs.parameters);
         if run.stage_version != pretrain::VERSION {
@@ -342,7 +390,9 @@ pub(crate) async fn training_state(
     }
     let finished = runs.finished.iter().map(|r| r.sequence);
     let sequence = finished.chain(runs.begun.iter().map(|r| r.sequence)).max().map_or(0, |last| last + 1);
-    let mut rows = inputs.rows().await?.clone();
+    inputs.rows().await?;
+    // of a country a gigabyte: nobody asks for them again
+    let mut rows = inputs.rows.take().unwrap_or_default();
     match &warm_start {
         Some(key) => {
             let seen = train::rows_of_run(&build.work, &build.spec.country, training, key, &rows).await?;

@@ -66,7 +66,7 @@ async fn map(
         )));
     }
     if preflight::uses_network(&Step::Map(*stage)) {
-        build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+        build.weights = workers::weights::fetch(&build.work, &build.spec, &build.stop).await?;
     }
     let model = model_of(build, stage).await?.unwrap_or_default();
     if model.digest != plan.model {
@@ -92,6 +92,8 @@ async fn map(
         stop: &build.stop,
         observer: &bar,
     };
+    // before anything is made that no driver could commit
+    build.tables.horizon_to_write(plan.output.artifact, &plan.country).await?;
     match pull(&context, stage, plan, stage_context, &devices, share).await? {
         PullEnd::Closed => Ok(()),
         PullEnd::Stopped => Err(WorkerError::Stopped),

@@ -177,7 +177,7 @@ async fn fetched(
     source: &str,
 ) -> Result<(std::path::PathBuf, String), WorkerError> {
     let used = WeightsUse { field: option, source: source.to_owned() };
-    let local = fetch_named(&build.work, &build.spec, &used).await?;
+    let local = fetch_named(&build.work, &build.spec, &used, &build.stop).await?;
     let path = local.path.ok_or_else(|| WorkerError::Broken(format!("{option} {source}: nothing was fetched")))?;
     Ok((path, local.digest))
 }

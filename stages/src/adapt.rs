@@ -18,14 +18,14 @@ use training::batch::BatchSource;
 use training::communicator::Communicator;
 use training::trainer::{self, Event, Trainer};
 
-use crate::device::{arithmetic, device, dtype};
+use crate::device::{arithmetic, device, dtype, opening_error};
 use crate::encoder::Encoder;
-use crate::fit::{TrainJob, Trained};
+use crate::fit::{TrainJob, Trained, warn_of_rounding};
 use crate::image_embeddings::mean_direction;
 use crate::network::Network;
 use crate::pretrain::batches::Preparer;
 use crate::pretrain::reader::Reader;
-use crate::pretrain::{self, check_batch, execution, pairs_identity};
+use crate::pretrain::{self, check_batch, execution, note_warmup, pairs_identity};
 use crate::stage::StageError;
 use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
 use crate::train_rows::{Embedded, TrainRows, rows_of};
@@ -67,9 +67,12 @@ pub struct Run<'a> {
 /// The method's settings that a pair spec names.
 ///
 /// # Errors
-/// An unknown field, or a value that makes no sense.
+/// An unknown field, a value that makes no sense, or a seed beside that of the adaptation.
 pub fn settings(pair: &PairSpec) -> Result<Settings, StageError> {
     let configuration = |why: String| StageError::Configuration { stage: NAME, why };
+    if pair.adapt.method.contains_key("seed") {
+        return Err(configuration("there is no `adapt.method.seed`: set `adapt.seed`, the method's too".into()));
+    }
     let method = manifests::spec::section(&pair.adapt.method, "adapt.method").map_err(configuration)?;
     let settings = Settings { seed: pair.adapt.seed, ..method };
     settings.check().map_err(|e| match e {
@@ -88,7 +91,7 @@ pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Val
     let mut value = serde_json::json!({
         "adapt": pair.adapt,
         "ratio": pair.ratio,
-        "precision": arithmetic(source),
+        "precision": arithmetic(&pair.network_of(source)),
         "average_over_turns": source.evaluate.average_over_turns,
         "shuffle_window_row_groups": source.pretrain.shuffle_window_row_groups,
     });
@@ -99,6 +102,10 @@ pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Val
     if let Some(pairs) = pairs_identity(&source.pretrain.pairs) {
         value["pairs"] = pairs;
     }
+    if let Some(map) = value["adapt"].as_object_mut() {
+        map.remove("precision");
+    }
+    note_warmup(&mut value["adapt"], pair.adapt.schedule, pair.adapt.warmup_share);
     // with every default written out
     value["adapt"]["method"] = serde_json::json!(settings);
     Ok(value)
@@ -121,7 +128,7 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         check_batch(NAME, sources, ("the source's train split", rows_of(run.source)), place.1)?;
     }
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(NAME, &e))?;
-    let opened = Opened::load(run.source_spec, run.checkpoint)?;
+    let opened = Opened::load(&run.pair.network_of(run.source_spec), run.checkpoint)?;
     let target_embedded = if method.source_pairs {
         let mut embedded = opened.embed(run.source_spec, run.target)?;
         share_embedded(&mut embedded, &opened.device, run.ranks).map_err(failed)?;
@@ -133,6 +140,10 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let model = (&network, &tokenizer);
     let mut source = batches_of(run.source_spec, run.pair, model, (run.source, run.target), (target_embedded, place))?;
     let steps_per_epoch = source.steps_per_epoch();
+    let (rate, steps) = (("adapt.learning_rate", spec.learning_rate), spec.epochs * steps_per_epoch);
+    if place.0 == 0 {
+        warn_of_rounding(network.dtype(), rate, steps, "adapt.precision");
+    }
     let objective = Adaptation::new(method, network.embed_dim(), &device).map_err(failed)?;
     let settings = trainer_settings(run.pair, &run.data, steps_per_epoch);
     let mut trainer = Trainer::new(network, settings, Box::new(objective)).map_err(failed)?;
@@ -162,10 +173,9 @@ struct Opened {
 
 impl Opened {
     fn load(source_spec: &BuildSpec, checkpoint: &Path) -> Result<Opened, StageError> {
-        let configuration = |why: String| StageError::Configuration { stage: NAME, why };
         let (device, dtype) = (device(NAME, source_spec)?, dtype(source_spec));
         let network = <Network as DualEncoder>::load(checkpoint, &device, dtype)
-            .map_err(|e| configuration(format!("model {}: {e}", checkpoint.display())))?;
+            .map_err(|e| opening_error(NAME, &device, format!("model {}: {e}", checkpoint.display()), &e))?;
         let tokenizer = read_tokenizer(NAME, &checkpoint.join(TOKENIZER_FILE))?;
         Ok(Opened { network, tokenizer, device })
     }
@@ -332,6 +342,7 @@ mod tests {
             ("beta = -1.0\n", "adapt.method.beta is -1"),
             ("beta = true\n", "adapt.method.beta = true: it must be a number"),
             ("curriculum = 1\n", "adapt.method.curriculum = 1: expected one of "),
+            ("seed = 7\n", "there is no `adapt.method.seed`: set `adapt.seed`"),
         ] {
             let error = settings(&pair(method)).unwrap_err().to_string();
             assert!(error.contains("adapt.method") && error.contains(words), "{error}");
@@ -380,6 +391,8 @@ mod tests {
         assert_eq!(base, of("margin = 0.2\n", "model.device=\"cuda:0\""));
         assert_ne!(base, of("margin = 0.3\n", "model.precision=\"f32\""));
         assert_ne!(base, of("", "model.precision=\"bf16\""));
+        let in_f32 = |method: &str| format!("{method}[adapt]\nprecision = \"f32\"\n");
+        assert_eq!(base, of(&in_f32(""), "model.precision=\"bf16\""), "the adaptation has one of its own");
         assert_ne!(base, of("", "evaluate.average_over_turns=true"));
         assert_eq!(base, of("", "score.canvas=\"cropped\""), "nobody looks at segments");
         assert_eq!(base, of("", "pretrain.pairs.near_duplicate_bits=5"), "nothing is left out");

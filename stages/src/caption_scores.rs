@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::clip_scorer::{CLIP_FIELD, ClipScorer, clip_score};
 use crate::device::arithmetic;
 use crate::images::limits;
-use crate::segment_features::{RowSegments, VIEWS_PER_BATCH, Views};
+use crate::segment_features::{RowSegments, VIEWS_PER_BATCH, Views, is_seen};
 use crate::segment_scores::cosine;
 use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageError, Transform};
 use crate::table::{self, Columns, TableError};
@@ -25,7 +25,7 @@ const ROWS_AT_ONCE: usize = 8;
 pub fn stage() -> Stage {
     Stage {
         name: NAME,
-        version: 1,
+        version: 2,
         inputs: &[
             Input { artifact: Artifact::Captions, digests: &["captions_digest"], columns: &["captions"] },
             Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] },
@@ -73,7 +73,7 @@ struct Score {
     clip_score: f32,
     /// Pieces of the caption that segments were compared with.
     phrases: usize,
-    /// Share of the segmented area that a phrase explains; `None`: the image has no segment.
+    /// Share of the segmented area that a phrase explains; `None`: the CLIP sees no segment of the image.
     explained_share: Option<f32>,
 }
 
@@ -133,7 +133,9 @@ impl ScoreCaptions {
         let rgb = pixels::decode(bytes, &self.limits).map_err(|e| e.to_string())?;
         let side = self.judge.side_px();
         let Views { segments: chosen, views } = Views::of(&rgb, segments, &self.segments, side)?;
-        let masks = chosen.iter().map(|&i| segments.mask(i)).collect::<Result<_, String>>()?;
+        let masks = chosen.iter().map(|&i| segments.mask(i)).collect::<Result<Vec<_>, String>>()?;
+        let seen = masks.into_iter().zip(views).filter(|(mask, _)| is_seen(mask, &self.segments, side));
+        let (masks, views) = seen.unzip();
         Ok(Seen { whole: pixels::clip_view(&rgb, side), views, masks })
     }
 

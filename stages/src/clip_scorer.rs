@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use models::ModelError;
 use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 use pixels::Rgb;
 
-use crate::device::dtype;
+use crate::device::{dtype, opening_error};
 use crate::image_embeddings::encode_views;
 use crate::stage::{StageContext, StageError};
 use crate::text_embeddings::{TOKENIZER_FILE, encode_texts, folder_of};
@@ -28,10 +29,9 @@ impl ClipScorer {
         let configuration = |why: String| StageError::Configuration { stage, why: format!("{CLIP_FIELD}: {why}") };
         let checkpoint = context.weights(stage, CLIP_FIELD)?;
         let device = context.device(stage)?;
-        let clip = Clip::load(checkpoint, &device, dtype(context.spec))
-            .and_then(|clip| clip.frozen())
-            .map_err(|e| configuration(e.to_string()))?;
-        let tokenizer = tokenizer_of(folder_of(checkpoint)).map_err(&configuration)?;
+        let opening = |e: ModelError| opening_error(stage, &device, format!("{CLIP_FIELD}: {e}"), &e);
+        let clip = Clip::load(checkpoint, &device, dtype(context.spec)).and_then(|clip| clip.frozen());
+        let (clip, tokenizer) = (clip.map_err(opening)?, tokenizer_in(folder_of(checkpoint)).map_err(opening)?);
         let (has, knows) = (tokenizer.vocab_size(), clip.config().text.vocab_size);
         if has > knows {
             return Err(configuration(format!("its vocabulary has {has} entries, its text tower {knows}")));
@@ -59,14 +59,21 @@ impl ClipScorer {
 
 /// `tokenizer.json`, or OpenAI's own files, whichever lies beside the weights.
 pub(crate) fn tokenizer_of(folder: &Path) -> Result<Tokenizer, String> {
+    tokenizer_in(folder).map_err(|e| e.to_string())
+}
+
+fn tokenizer_in(folder: &Path) -> Result<Tokenizer, ModelError> {
     let json = folder.join(TOKENIZER_FILE);
     if json.is_file() {
-        return Tokenizer::from_file(&json).map_err(|e| e.to_string());
+        return Tokenizer::from_file(&json);
     }
     let bpe = ["vocab.json", "bpe_simple_vocab_16e6.txt.gz"].map(|name| folder.join(name));
     match bpe.iter().find(|path| path.is_file()) {
-        Some(path) => Tokenizer::from_clip_bpe(path).map_err(|e| e.to_string()),
-        None => Err(format!("{} has neither {TOKENIZER_FILE} nor vocab.json with merges.txt", folder.display())),
+        Some(path) => Tokenizer::from_clip_bpe(path),
+        None => Err(ModelError::Malformed {
+            path: folder.to_owned(),
+            reason: format!("it has neither {TOKENIZER_FILE} nor vocab.json with merges.txt"),
+        }),
     }
 }
 

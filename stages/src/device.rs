@@ -61,17 +61,41 @@ pub(crate) fn compute_error(stage: &'static str, device: &Device, why: String) -
     check_alive(stage, device).err().unwrap_or(StageError::Compute { stage, why })
 }
 
+/// What it comes to that a network or a file of its could not be opened: a file system that does not answer, or a
+/// device that does nothing more, may be there at another try.
+pub(crate) fn opening_error(
+    stage: &'static str,
+    device: &Device,
+    why: String,
+    error: &(dyn std::error::Error + 'static),
+) -> StageError {
+    match StageError::of(stage, error) {
+        StageError::Unreachable { .. } => StageError::Unreachable { stage, why },
+        StageError::DiskFull { .. } => StageError::DiskFull { stage, why },
+        _ => check_alive(stage, device).err().unwrap_or(StageError::Configuration { stage, why }),
+    }
+}
+
 /// Opens one of the devices that a spec names.
 ///
 /// # Errors
-/// [`StageError::Configuration`] if this machine or program has it not.
+/// [`StageError::Configuration`] if this machine or program has it not, [`StageError::Unreachable`] if others hold it.
 pub fn open(stage: &'static str, spec: &BuildSpec, name: DeviceName) -> Result<Device, StageError> {
     let DeviceName::Cuda(number) = name else { return Ok(Device::Cpu) };
     set_tf32(spec.model.precision == Precision::Tf32);
     models::device::cuda(number).map_err(|e| {
         let hint = if HAS_CUDA { "see `nvidia-smi`" } else { "build with --features cuda" };
-        StageError::Configuration { stage, why: format!("model.device = {name}: {e}; {hint}") }
+        let said = e.to_string();
+        let why = format!("model.device = {name}: {said}; {hint}");
+        if is_held(&said) { StageError::Unreachable { stage, why } } else { StageError::Configuration { stage, why } }
     })
+}
+
+/// Does the driver say that a GPU is there, and that this process gets nothing of it now?
+fn is_held(said: &str) -> bool {
+    ["CUDA_ERROR_DEVICE_UNAVAILABLE", "CUDA_ERROR_OUT_OF_MEMORY", "CUDA_ERROR_SYSTEM_NOT_READY"]
+        .iter()
+        .any(|name| said.contains(name))
 }
 
 /// For all GPUs of the process: its networks come from one spec.
@@ -131,5 +155,36 @@ pub fn dtype(spec: &BuildSpec) -> DType {
         Precision::F32 | Precision::Tf32 => DType::F32,
         Precision::Bf16 => DType::BF16,
         Precision::F16 => DType::F16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_cannot_be_read_for_a_moment_is_no_wrong_configuration() {
+        let of = |source: std::io::Error| {
+            let error = models::ModelError::Io { path: "w/model.safetensors".into(), source };
+            opening_error("captions", &Device::Cpu, format!("model w: {error}"), &error)
+        };
+        // EIO ENOMEM ETIMEDOUT ESTALE
+        for code in [5, 12, 110, 116] {
+            let error = of(std::io::Error::from_raw_os_error(code));
+            assert!(matches!(&error, StageError::Unreachable { why, .. } if why.starts_with("model w: ")), "{error}");
+        }
+        for kind in [std::io::ErrorKind::NotFound, std::io::ErrorKind::PermissionDenied] {
+            assert!(matches!(of(kind.into()), StageError::Configuration { .. }));
+        }
+        let other = models::ModelError::Config("no network".into());
+        let error = opening_error("captions", &Device::Cpu, other.to_string(), &other);
+        assert!(matches!(error, StageError::Configuration { .. }));
+    }
+
+    #[test]
+    fn a_gpu_that_others_hold_is_one_that_is_there() {
+        assert!(is_held("DriverError(CUDA_ERROR_DEVICE_UNAVAILABLE, \"CUDA-capable device(s) is/are busy\")"));
+        assert!(!is_held("DriverError(CUDA_ERROR_INVALID_DEVICE, \"invalid device ordinal\")"));
     }
 }

@@ -2,6 +2,7 @@
 
 mod curve;
 mod result;
+mod rounding;
 mod segments;
 mod validation;
 
@@ -24,6 +25,7 @@ use crate::train_rows::{TrainRows, rows_of};
 
 pub use curve::{CURVE_FILE, CurvePoint, read_curve};
 pub use result::{RESULT_FOLDER, Trained, export_model, model_digest};
+pub(crate) use rounding::warn_of_rounding;
 pub use segments::SeenSegments;
 
 use curve::Curve;

@@ -40,7 +40,8 @@ pub fn stage() -> Stage {
             let mut parameters = serde_json::json!({
                 "kind": spec.source.kind,
                 "country_code": spec.source.country_code,
-                "max_gsd_meters": spec.source.max_gsd_meters,
+                // the listing and `images` go by it, this stage does not: rows keep the default in their recipe
+                "max_gsd_meters": 0.5,
                 "meta": spec.source.meta,
             });
             if spec.source.georeferenced {
@@ -211,4 +212,21 @@ fn date(time: &Time) -> String {
         text.push_str(&format!("-{part:02}"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_fine_pictures_must_be_is_no_matter_of_tags() {
+        let of = |set: &str| {
+            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+            let spec = BuildSpec::parse(text, "t", &[set.to_owned()]).unwrap();
+            (stage().parameters)(&spec)
+        };
+        // rows of specs that never named it stand
+        assert_eq!(of("source.country_code=FI")["max_gsd_meters"], 0.5);
+        assert_eq!(of("source.max_gsd_meters=0.5"), of("source.max_gsd_meters=2.0"));
+    }
 }

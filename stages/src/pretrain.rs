@@ -13,8 +13,9 @@ mod start;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use choices::SegmentTower;
 use manifests::BuildSpec;
-use manifests::spec::{LossKind, PairsSpec, PretrainSpec, ScheduleKind};
+use manifests::spec::{LossKind, PairsSpec, PretrainSpec, ScheduleKind, ScoreSpec};
 use manifests::weights::Weights;
 use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
@@ -26,7 +27,7 @@ use training::trainer::{Event, Execution, Settings, Trainer};
 
 use crate::Training;
 use crate::device::arithmetic;
-use crate::fit::{TrainJob, Trained};
+use crate::fit::{TrainJob, Trained, warn_of_rounding};
 use crate::stage::StageError;
 use crate::train_rows::{TrainRows, rows_of};
 
@@ -71,7 +72,7 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
     let mut value = serde_json::json!({
         "model": spec.model,
         "pretrain": pretrain,
-        "score": (pretrain.segments_per_image > 0).then_some(&spec.score),
+        "score": (pretrain.segments_per_image > 0).then(|| scoring(&spec.score)),
     });
     // these change no number, or decide only whether to train
     for section in [
@@ -87,6 +88,11 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
             map.remove(section);
         }
     }
+    // weights below 0 counted in an earlier version
+    if value["score"]["min_similarity"].as_f64().is_some_and(|least| least < 0.0) {
+        value["score"]["negative_weights"] = false.into();
+    }
+    note_warmup(&mut value["pretrain"], pretrain.schedule, pretrain.warmup_share);
     // trainings that were made before pairs could be left out, or before rules were added, keep their names
     if let Some(map) = value["pretrain"].as_object_mut() {
         match pairs_identity(&pretrain.pairs) {
@@ -110,6 +116,18 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
         }
     }
     value
+}
+
+/// The settings of segments with those that are idle at their defaults, which changes nothing.
+fn scoring(score: &ScoreSpec) -> ScoreSpec {
+    let (mut score, idle) = (score.clone(), ScoreSpec::default());
+    if score.clip != "bootstrap" {
+        score.bootstrap_epochs = idle.bootstrap_epochs;
+    }
+    if score.clip == "none" {
+        score.min_similarity = idle.min_similarity;
+    }
+    score
 }
 
 /// Rules by which pairs are left out, as they enter an identity; `None`: there are none.
@@ -138,6 +156,7 @@ pub fn of_training(spec: &BuildSpec, training: Training) -> PretrainSpec {
             segments_per_image: 0,
             epochs: spec.score.bootstrap_epochs,
             ema_decay: 0.0,
+            segment_tower: SegmentTower::Shared,
             // what tells pairs apart is made with it
             pairs: PairsSpec::default(),
             ..spec.pretrain.clone()
@@ -166,10 +185,18 @@ fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings
 }
 
 pub(crate) fn schedule(kind: ScheduleKind, warmup_share: f64, steps: usize) -> Schedule {
+    let warmup_steps = (warmup_share * steps as f64) as usize;
     match kind {
-        ScheduleKind::Constant => Schedule::Constant,
-        ScheduleKind::Step => Schedule::StepDecay { factor: 0.3, every_epochs: 10 },
-        ScheduleKind::Cosine => Schedule::WarmupCosine { warmup_steps: (warmup_share * steps as f64) as usize },
+        ScheduleKind::Constant => Schedule::Constant { warmup_steps },
+        ScheduleKind::Step => Schedule::StepDecay { factor: 0.3, every_epochs: 10, warmup_steps },
+        ScheduleKind::Cosine => Schedule::WarmupCosine { warmup_steps },
+    }
+}
+
+/// Tells a training from one with the same settings by an earlier version, which warmed up before a cosine alone.
+pub(crate) fn note_warmup(value: &mut serde_json::Value, kind: ScheduleKind, warmup_share: f64) {
+    if warmup_share > 0.0 && kind != ScheduleKind::Cosine {
+        value["warmup"] = "all".into();
     }
 }
 
@@ -227,6 +254,10 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     };
     let mut source = batches::Batches::new(stage, preparer, run.train, place)?;
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
+    let steps = spec.epochs * training::batch::BatchSource::steps_per_epoch(&source);
+    if place.0 == 0 {
+        warn_of_rounding(network.dtype(), ("pretrain.learning_rate", spec.learning_rate), steps, "model.precision");
+    }
     let objective = Box::new(objective(&spec).map_err(|e| StageError::of(stage, &e))?);
     let mut trainer = Trainer::new(network, settings, objective).map_err(|e| StageError::of(stage, &e))?;
     let fitting = TrainJob {
@@ -314,6 +345,60 @@ mod tests {
         let tf32 = parameters(&spec, Training::Pretrain, &Weights::default());
         assert_eq!(tf32["model"]["precision"], "f32, products of tf32");
         assert_eq!(crate::device::dtype(&spec), candle_core::DType::F32);
+    }
+
+    #[test]
+    fn what_is_idle_is_no_parameter() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let of = |training: Training, clip: &str, set: &str| {
+            let set = [format!("score.clip={clip}"), set.to_owned()];
+            parameters(&BuildSpec::parse(text, "t", &set).unwrap(), training, &Weights::default())
+        };
+        let (similarity, epochs) = ("score.min_similarity=0.3", "score.bootstrap_epochs=9");
+        let cases: [(&str, &[&str], &[&str]); 3] = [
+            ("none", &[similarity, epochs], &[]),
+            ("/clip", &[epochs], &[similarity]),
+            ("bootstrap", &[], &[similarity, epochs]),
+        ];
+        for (clip, idle, counts) in cases {
+            let base = of(Training::Pretrain, clip, "pretrain.seed=0");
+            assert_eq!(base["score"]["min_similarity"], serde_json::json!(0.2f32), "the name of defaults stands");
+            for set in idle {
+                assert_eq!(of(Training::Pretrain, clip, set), base, "{clip}: {set}");
+            }
+            for set in counts {
+                assert_ne!(of(Training::Pretrain, clip, set), base, "{clip}: {set}");
+            }
+        }
+        let negative = |clip: &str, least: &str| {
+            let parameters = of(Training::Pretrain, clip, &format!("score.min_similarity={least}"));
+            parameters["score"].get("negative_weights").is_some()
+        };
+        assert!(negative("/clip", "-0.1") && !negative("/clip", "0.0") && !negative("none", "-0.1"));
+        let (separate, shared) = ("pretrain.segment_tower=separate", "pretrain.segment_tower=shared");
+        let tower = |training: Training, tower: &str| of(training, "bootstrap", tower);
+        assert_eq!(tower(Training::Bootstrap, separate), tower(Training::Bootstrap, shared));
+        assert_ne!(tower(Training::Pretrain, separate), tower(Training::Pretrain, shared));
+    }
+
+    #[test]
+    fn the_learning_rate_rises_before_every_schedule() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let length = training::schedule::RunLength { epochs: 10, steps_per_epoch: 10 };
+        for (kind, name, told) in [
+            (ScheduleKind::Cosine, "cosine", false),
+            (ScheduleKind::Step, "step", true),
+            (ScheduleKind::Constant, "constant", true),
+        ] {
+            assert_eq!(schedule(kind, 0.1, 100).learning_rate(1.0, 0, length), 0.1, "{name}");
+            let warmup = |share: &str| {
+                let set = [format!("pretrain.schedule={name}"), format!("pretrain.warmup_share={share}")];
+                let spec = BuildSpec::parse(text, "t", &set).unwrap();
+                parameters(&spec, Training::Pretrain, &Weights::default())["pretrain"].get("warmup").cloned()
+            };
+            assert_eq!(warmup("0.1").is_some(), told, "{name}: its numbers are others now");
+            assert_eq!(warmup("0.0"), None, "{name}");
+        }
     }
 
     #[test]

@@ -81,6 +81,12 @@ pub fn view_of(score: &ScoreSpec) -> View {
     View { canvas: score.canvas, margin: score.crop_margin, background: score.background }
 }
 
+/// Whether a network of this input side sees anything of a segment. What it does not see is absent: a blank picture
+/// would be learnt as if it were the segment.
+pub(crate) fn is_seen(rle: &Rle, score: &ScoreSpec, side: u32) -> bool {
+    pixels::view::is_seen(rle, view_of(score), side)
+}
+
 /// The segments of one row: masks and areas.
 pub struct RowSegments {
     /// Of the image, in pixels.

@@ -6,7 +6,7 @@ use manifests::spec::{StructuredField, TextPooling};
 use models::sentence::{Pooling, Reading, SentenceEncoder};
 use wording::Field;
 
-use crate::device::{arithmetic, compute_error, dtype};
+use crate::device::{arithmetic, compute_error, dtype, opening_error};
 use crate::stage::{StageContext, StageError};
 
 /// Field of the spec that names it.
@@ -42,12 +42,12 @@ impl Sentences {
     /// Loads the encoder that the spec names.
     ///
     /// # Errors
-    /// [`StageError::Configuration`] for a folder that holds none.
+    /// [`StageError::Configuration`] for a folder that holds none, [`StageError::Unreachable`] if it is not read now.
     pub fn open(stage: &'static str, context: &StageContext<'_>) -> Result<Self, StageError> {
         let folder = context.weights(stage, ENCODER_FIELD)?;
         let device = context.device(stage)?;
         let encoder = SentenceEncoder::load(folder, &device, dtype(context.spec), reading(context.spec))
-            .map_err(|e| StageError::Configuration { stage, why: format!("{ENCODER_FIELD}: {e}") })?;
+            .map_err(|e| opening_error(stage, &device, format!("{ENCODER_FIELD}: {e}"), &e))?;
         let prefixes = [Role::Query, Role::Document].map(|role| role.prefix(context.spec).to_owned());
         Ok(Self { stage, encoder, device, prefixes })
     }

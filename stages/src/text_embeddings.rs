@@ -1,16 +1,17 @@
 //! Stage `text_embeddings`: one L2-normalised vector per caption by the trained model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::StringArray;
 use candle_core::{DType, Device, Tensor};
 use manifests::{Artifact, FieldType};
+use models::ModelError;
 use models::dual_encoder::DualEncoder;
 use models::ops::l2_normalise;
 use models::tokenizer::Tokenizer;
 
-use crate::device::{arithmetic, compute_error};
+use crate::device::{arithmetic, compute_error, opening_error};
 use crate::image_embeddings::finite_rows;
 use crate::network::{Network, load_network};
 use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
@@ -54,23 +55,32 @@ pub(crate) fn folder_of(checkpoint: &Path) -> &Path {
 pub fn load_tokenizer(stage: &'static str, context: &StageContext<'_>) -> Result<Tokenizer, StageError> {
     let file = folder_of(context.model_folder(stage)?).join(TOKENIZER_FILE);
     Tokenizer::from_file(&file)
-        .map_err(|e| StageError::Configuration { stage, why: format!("tokenizer {}: {e}", file.display()) })
+        .map_err(|e| opening_error(stage, &Device::Cpu, format!("tokenizer {}: {e}", file.display()), &e))
 }
 
 /// A `tokenizer.json`, CLIP's own vocabulary file, or the folder of one.
 pub(crate) fn read_tokenizer(stage: &'static str, path: &Path) -> Result<Tokenizer, StageError> {
-    tokenizer_at(path).map_err(|why| StageError::Configuration { stage, why: format!("model.tokenizer {why}") })
+    let file = file_at(path);
+    let why = |e: &ModelError| format!("model.tokenizer {}: {e}", file.display());
+    read_file(&file).map_err(|e| opening_error(stage, &Device::Cpu, why(&e), &e))
 }
 
 /// As [`read_tokenizer`], with an error that names the file only.
 pub(crate) fn tokenizer_at(path: &Path) -> Result<Tokenizer, String> {
-    let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
-    let read = if file.extension().is_some_and(|e| e == "json") && !file.ends_with("vocab.json") {
-        Tokenizer::from_file(&file)
+    let file = file_at(path);
+    read_file(&file).map_err(|e| format!("{}: {e}", file.display()))
+}
+
+fn file_at(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() }
+}
+
+fn read_file(file: &Path) -> Result<Tokenizer, ModelError> {
+    if file.extension().is_some_and(|e| e == "json") && !file.ends_with("vocab.json") {
+        Tokenizer::from_file(file)
     } else {
-        Tokenizer::from_clip_bpe(&file)
-    };
-    read.map_err(|e| format!("{}: {e}", file.display()))
+        Tokenizer::from_clip_bpe(file)
+    }
 }
 
 /// Encodes captions, 256 at a time; L2-normalised vectors.

@@ -48,6 +48,13 @@ pub trait TrainRows: Send {
     /// # Errors
     /// [`RowsError`] if the tables or the source cannot be read.
     fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, RowsError>;
+    /// Reads the split's rows of several groups, in the order of these; together where that is faster.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_many(&mut self, groups: &[usize]) -> Result<Vec<Vec<TrainRow>>, RowsError> {
+        groups.iter().map(|&group| self.read(group)).collect()
+    }
     /// All captions of the split, for training a vocabulary.
     ///
     /// # Errors

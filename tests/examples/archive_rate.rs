@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let places: Vec<Option<ObjectRange>> = found
             .members
             .into_iter()
-            .map(|member| Some(ObjectRange { object: name.to_owned(), etag: None, member: Some(member) }))
+            .map(|member| Some(ObjectRange { object: name.to_owned(), etag: None, bytes: None, member: Some(member) }))
             .collect();
         let preprocessing = Preprocessing { side_px: SIDE_PX as usize, mean: pixels::CLIP_MEAN, std: pixels::CLIP_STD };
         let mut upload = Upload::unlocked(&candle_core::Device::Cpu);

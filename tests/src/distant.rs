@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use futures::stream::{BoxStream, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, DynObjectStore, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, DynObjectStore, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use pipeline::build::Build;
+use workers::stores::WorkStore;
 
 /// How often each object was read, and how many at once.
 #[derive(Debug, Default)]
@@ -22,6 +23,9 @@ pub struct Reads {
     most_at_once: AtomicUsize,
     writes: Mutex<Vec<(String, Duration)>>,
     listings: AtomicUsize,
+    deletions_now: AtomicUsize,
+    most_deletions: AtomicUsize,
+    refused: Mutex<Option<String>>,
 }
 
 impl Reads {
@@ -43,11 +47,27 @@ impl Reads {
 
     /// The same from a store that takes so long for each request.
     pub fn count_from_afar(build: &mut Build, request: Duration) -> Arc<Reads> {
+        let (work, reads) = Self::from_afar(&build.work, request);
+        build.work = work;
+        reads
+    }
+
+    /// A store as it is from afar, and what is read of it there.
+    pub fn from_afar(work: &WorkStore, request: Duration) -> (WorkStore, Arc<Reads>) {
         let reads = Arc::new(Reads::default());
         let counted = reads.clone();
         let count = |inner| Arc::new(Distant { inner, request, reads: counted }) as Arc<DynObjectStore>;
-        build.work = build.work.clone().over(count);
-        reads
+        (work.clone().over(count), reads)
+    }
+
+    /// Answers no more reads of this object, or of none.
+    pub fn refuse(&self, path: Option<&str>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = path.map(str::to_owned);
+    }
+
+    fn refuses(&self, location: &Path) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.as_ref().is_some_and(|path| location.to_string().ends_with(path.as_str()))
     }
 
     /// What writes took of objects whose path `is` one of these, the shortest first.
@@ -63,13 +83,18 @@ impl Reads {
         self.most_at_once.swap(0, Ordering::SeqCst)
     }
 
+    /// Deletions that waited for their answers at one time, since this was last asked.
+    pub fn most_deletions_at_once(&self) -> usize {
+        self.most_deletions.swap(0, Ordering::SeqCst)
+    }
+
     fn count(&self, location: &Path) {
         let mut reads = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         *reads.entry(location.to_string()).or_default() += 1;
     }
 }
 
-/// Reads, writes and listings wait; deletions do not.
+/// Reads, writes and listings wait; deletions wait for a moment.
 #[derive(Debug)]
 pub struct Distant {
     pub inner: Arc<DynObjectStore>,
@@ -127,11 +152,27 @@ impl ObjectStore for Distant {
         self.reads.most_at_once.fetch_max(self.reads.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         self.wait().await;
         self.reads.now.fetch_sub(1, Ordering::SeqCst);
+        if self.reads.refuses(location) {
+            return Err(Error::Generic { store: "distant", source: "503 slow down".into() });
+        }
         self.inner.get_opts(location, options).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let (request, reads) = (self.request, self.reads.clone());
+        let waited = locations.then(move |location| {
+            let reads = reads.clone();
+            async move {
+                let now = reads.deletions_now.fetch_add(1, Ordering::SeqCst) + 1;
+                reads.most_deletions.fetch_max(now, Ordering::SeqCst);
+                if !request.is_zero() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                reads.deletions_now.fetch_sub(1, Ordering::SeqCst);
+                location
+            }
+        });
+        self.inner.delete_stream(waited.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -1,6 +1,7 @@
 //! The sandbox build with both stores behind an S3-compatible server (`moto`).
 
 use pipeline::build::Build;
+use pipeline::doctor::Machines;
 use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
 use pipeline_tests::s3::{self, Server};
@@ -28,7 +29,7 @@ async fn a_build_runs_against_an_s3_server() {
         set("pretrain.batch", "4"),
     ];
     let spec = world.spec("unused", &set.iter().map(String::as_str).collect::<Vec<_>>());
-    let findings = pipeline::doctor::examine(Some(&spec)).await;
+    let findings = pipeline::doctor::examine(Some(&spec), Machines::This).await;
     assert!(findings.iter().all(|f| f.good), "{findings:?}");
     let (build, quarantined) = run(spec.clone()).await.unwrap();
     assert!(quarantined.is_empty());

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use pipeline::run_options::RunOptions;
+use pipeline::search::SearchModel;
 use pipeline_tests::http::{Manner, serve};
 use pipeline_tests::{World, open, run, version};
 use stages::Training;
@@ -65,6 +66,13 @@ async fn weights_are_fetched_once_pinned_and_verified() {
 
     // without a network the message says what to put where; files put there are taken
     std::fs::rename(world.path("hub"), world.path("gone")).unwrap();
+    let away = open(world.spec("second", &local)).await.unwrap();
+    let lines = pipeline::status::status(&away).await.unwrap();
+    let of_training = lines.iter().filter(|line| line.step == "pretrain");
+    let states: Vec<&str> = of_training.map(|line| line.state.as_str()).collect();
+    assert!(states.len() == 1 && states[0].starts_with("model.init is not on this machine"), "{states:?}");
+    let error = SearchModel::of_build(&away).await.unwrap_err().to_string();
+    assert!(error.contains("model.init is not on this machine") && !error.contains("other settings"), "{error}");
     std::fs::remove_dir_all(&cache).unwrap();
     let error = run(spec("third")).await.err().unwrap().to_string();
     assert!(error.contains("cannot be fetched") && error.contains("config.json"), "{error}");

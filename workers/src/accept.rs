@@ -19,6 +19,7 @@ use crate::parts::PartWriter;
 use crate::slices::InputStores;
 use crate::tables::{Change, Tables};
 
+pub(crate) use record::recipes_of;
 pub use record::{Acceptance, By, acceptances, accepted_by};
 
 /// What was accepted, or would be.
@@ -37,8 +38,8 @@ const MOST_EXAMPLES: usize = 5;
 /// Accepts the stale rows of a planned stage, and writes down who did. Nothing is written without somebody.
 ///
 /// # Errors
-/// [`WorkerError::Conflict`] if another run changed the table meanwhile; parts that cannot be read; a store that does not
-/// answer.
+/// [`WorkerError::Conflict`] if another run changed shards of the table meanwhile, whose rows are not accepted; parts that
+/// cannot be read; a store that does not answer.
 pub async fn accept(
     stores: InputStores<'_>,
     tables: &Tables,
@@ -48,18 +49,21 @@ pub async fn accept(
 ) -> Result<Accepted, WorkerError> {
     let (work, of) = (stores.tables, (plan.country.as_str(), stage.name));
     let mut all = Accepted::default();
-    let mut replacements = Vec::new();
+    let (mut replacements, mut by_shard) = (Vec::new(), BTreeMap::new());
     for shard in &plan.counts.stale {
         let join = ShardJoin::load(stores, stage, plan, shard.shard, None).await?;
         let acceptable = join.acceptable(stage).await?;
         let stale = shard.computed() + shard.carried;
         all.others += stale.saturating_sub(acceptable.len() as u64);
+        let mut rows = BTreeMap::<Reason, u64>::new();
         for (at, reason) in &acceptable {
-            *all.rows.entry(*reason).or_default() += 1;
+            *rows.entry(*reason).or_default() += 1;
             if all.examples.len() < MOST_EXAMPLES {
                 all.examples.push(join.tasks[*at].image_id.clone());
             }
         }
+        add(&mut all.rows, &rows);
+        by_shard.insert(shard.shard, rows);
         if let Some(by) = by.filter(|_| !acceptable.is_empty()) {
             let recipes = acceptable.keys().map(|at| &join.tasks[*at]);
             let recipes = recipes.filter_map(|task| Some((task.image_id.clone(), task.recipe.as_ref()?.digest())));
@@ -68,17 +72,29 @@ pub async fn accept(
             replacements.push(rewrite(stores, stage, plan, (shard.shard, &join), &accepted).await?);
         }
     }
-    if !replacements.is_empty() {
+    if let Some(by) = by.filter(|_| !replacements.is_empty()) {
         let artifact = plan.output.artifact;
         let change = Change { artifact, country: plan.country.clone(), replacements };
-        if !tables.commit(change).await?.overtaken.is_empty() {
-            return Err(WorkerError::Conflict(format!("table {} of {}", artifact.name(), plan.country)));
+        let overtaken = tables.commit(change).await?.overtaken;
+        for shard in &overtaken {
+            by_shard.remove(shard);
+            record::forget_rows(work, of, by, *shard).await?;
         }
-        if let Some(by) = by {
-            record::write(work, of, &Acceptance { by: by.clone(), rows: all.rows.clone() }).await?;
+        let mut acceptance = Acceptance { by: by.clone(), rows: BTreeMap::new() };
+        by_shard.values().for_each(|rows| add(&mut acceptance.rows, rows));
+        // the other shards' rows stand
+        if acceptance.count() > 0 {
+            record::write(work, of, &acceptance).await?;
+        }
+        if !overtaken.is_empty() {
+            return Err(WorkerError::Conflict(format!("table {} of {}", artifact.name(), plan.country)));
         }
     }
     Ok(all)
+}
+
+fn add(all: &mut BTreeMap<Reason, u64>, rows: &BTreeMap<Reason, u64>) {
+    rows.iter().for_each(|(reason, rows)| *all.entry(*reason).or_default() += rows);
 }
 
 /// Writes a shard anew: accepted rows under their new recipe, all others as they are, stale ones too.

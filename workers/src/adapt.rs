@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use bytes::Bytes;
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, BuildSpec, PairSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::adapt::{self, NAME};
 use stages::fit::Trained;
-use stages::pair_quality::sift::LeftOut;
 use training::communicator::Communicator;
 use training::trainer::Event;
 
@@ -29,17 +29,17 @@ pub fn source_inputs(pair: &PairSpec, source: &BuildSpec) -> Vec<Artifact> {
     pairs.into_iter().chain(segment_inputs(pair)).chain(noisy).collect()
 }
 
-/// The source's pairs that an adaptation may learn from, and those that it leaves out: the same as the training of the source's
-/// model. The target's labelled pairs are all used: how few they are is what is studied, and its test must not depend on them.
-async fn source_rows(
-    spec: &BuildSpec,
+/// The source's pairs that an adaptation may learn from. Those that it leaves out are the same as those of the training of
+/// the source's model. The target's labelled pairs are all used: how few they are is what is studied, and its test must not
+/// depend on them.
+async fn source_rows<T>(
     work: &WorkStore,
     inputs: &[PinnedTable],
-) -> Result<(TableRows, BTreeMap<String, LeftOut>), WorkerError> {
+    left_out: &BTreeMap<String, T>,
+) -> Result<TableRows, WorkerError> {
     let mut rows = TableRows::open(work, inputs, Members::Split("train")).await?;
-    let left_out = pairs::left_out(work, inputs, &spec.pretrain.pairs).await?;
     rows.leave_out(|image_id| left_out.contains_key(image_id));
-    Ok((rows, left_out))
+    Ok(rows)
 }
 
 /// Tables of the target that an adaptation reads.
@@ -247,7 +247,8 @@ pub async fn sampled(
     (assignment, checkpoint): (&[Vec<AssignedRow>], &Path),
     epochs: usize,
 ) -> Result<Vec<adapt::Sampled>, WorkerError> {
-    let (mut source, _) = source_rows(source_spec, source_work, source_inputs).await?;
+    let left_out = pairs::left_out(source_work, source_inputs, &source_spec.pretrain.pairs).await?;
+    let mut source = source_rows(source_work, source_inputs, &left_out).await?;
     let mut target = TableRows::open(target_work, target_inputs, Members::Assigned(assignment, "train")).await?;
     let mut look = || {
         let at = adapt::LookAt { source_spec, pair, source: &mut source, target: &mut target, checkpoint };
@@ -281,7 +282,7 @@ pub async fn adapt(
     if let Some(record) = record(request.target_work, request.name, &data).await? {
         return Ok(Some(record));
     }
-    let rows = request.rows.to_bytes()?;
+    let rows = if request.ranks.rank() == 0 { request.rows.to_bytes()? } else { Bytes::new() };
     let is_source_elsewhere = request.source_work.url() != request.target_work.url();
     if request.ranks.rank() == 0 {
         let inputs = request.source_inputs.iter().chain(&request.target_inputs).cloned().collect();
@@ -295,8 +296,10 @@ pub async fn adapt(
     // only now: an adaptation has no lease, and this is what `gc` leaves it
     still_there(request.source_work, &request.source_inputs, &request.source_spec.country).await?;
     still_there(request.target_work, &request.target_inputs, request.target_country).await?;
-    let (mut source, left_out) = source_rows(request.source_spec, request.source_work, &request.source_inputs).await?;
-    if request.ranks.rank() == 0 && !left_out.is_empty() {
+    let (kept_in, sifted) = ((request.target_work, run.as_str()), &request.source_spec.pretrain.pairs);
+    let left_out = pairs::of_run(kept_in, request.source_work, &request.source_inputs, sifted).await?;
+    let mut source = source_rows(request.source_work, &request.source_inputs, &left_out).await?;
+    if request.ranks.rank() == 0 && sifted.is_on() {
         pairs::write(request.target_work, &run, &left_out).await?;
     }
     let of_target = async |tables: &[PinnedTable], split| {

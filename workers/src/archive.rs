@@ -9,7 +9,7 @@ use sources::SourceError;
 use sources::zip::{self, Directory, DirectoryParser, Limits, Member, Method, Tail};
 
 use crate::error::WorkerError;
-use crate::stores::{SourceStore, WorkStore};
+use crate::stores::{SourceStore, WorkStore, tag};
 
 /// Where one member lies: enough to fetch and check it without the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,11 +105,12 @@ pub(crate) async fn wanted_members(
     let identity = format!("{}|{:?}|{}|{}", source.url(), meta.e_tag, meta.size, meta.last_modified);
     let key = digest::of_parts([archive.as_bytes(), identity.as_bytes(), digest_of(wanted).as_bytes()]);
     let cache = paths::members(&key);
+    let etag = tag(&meta);
     if let Some(members) = work.get_sealed::<WantedMembers>(&cache).await? {
-        return Ok(Some((Arc::new(members), None)));
+        return Ok(Some((Arc::new(WantedMembers { etag, ..members }), None)));
     }
     let is_wanted = |name: &str| wanted.contains(name);
-    let members = scan_directory(source, archive, meta.size, meta.e_tag, &is_wanted).await?;
+    let members = scan_directory(source, archive, meta.size, etag, &is_wanted).await?;
     Ok(Some((Arc::new(members), Some(cache))))
 }
 

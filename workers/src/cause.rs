@@ -43,13 +43,35 @@ pub(crate) fn may_pass(error: &StoreError) -> bool {
         StoreError::Generic { store: "LocalFileSystem", .. } if is_for_good(error) => false,
         StoreError::Generic { .. } => {
             let text = whole_chain(error);
+            let passes = |code: &&str| text.contains(&format!("status code: {code}"));
+            // a store that waited in vain for the rest of a request answers 400, and one whose token was for a time
             let refused = text.contains("status code: 4")
-                && !["408", "409", "425", "429"].iter().any(|code| text.contains(&format!("status code: {code}")));
-            !refused && !is_disk_full(error)
+                && !["408", "409", "425", "429"].iter().any(passes)
+                && !["<Code>RequestTimeout</Code>", "<Code>ExpiredToken</Code>"].iter().any(|code| text.contains(code));
+            !refused && way_in(error).is_empty() && !is_disk_full(error)
         }
         StoreError::JoinError { .. } => true,
         _ => false,
     }
+}
+
+/// What helps where requests go another way than the store wants; empty: it says nothing of that.
+pub(crate) fn way_in(error: &StoreError) -> &'static str {
+    const REGION: &str = "; set options.region to the region of the bucket";
+    let text = whole_chain(error);
+    let ways = [
+        ("redirect without LOCATION", REGION),
+        ("<Code>AuthorizationHeaderMalformed</Code>", REGION),
+        ("URL scheme is not allowed", "; write https://, or set options.allow_http = true"),
+    ];
+    ways.into_iter().find(|(said, _)| text.contains(said)).map_or("", |(_, helps)| helps)
+}
+
+/// Was a range asked for that lies behind the end of the object?
+pub(crate) fn is_beyond_end(error: &StoreError) -> bool {
+    let text = whole_chain(error);
+    // of a server, and of a file
+    text.contains("status code: 416") || text.contains("Requested range was invalid")
 }
 
 /// Is there a fault of a store among the causes that may pass?
@@ -59,7 +81,7 @@ pub(crate) fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Is an error of the local file system one that another try meets again: a name or a right, and not the disk?
-pub(crate) fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
+fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()) {
         Some(io) => IoFault::of(io) == IoFault::ForGood,

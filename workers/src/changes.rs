@@ -5,14 +5,17 @@ mod past;
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, RecordBatch};
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::recipe::{CommittedRow, causes, differs_only_in};
-use manifests::{Artifact, PartFile};
+use manifests::{Artifact, Digest, PartFile};
 use serde::Serialize;
 use stages::reviews;
 use stages::table::{Columns, TableError, option_text};
 
 use crate::WorkerError;
+use crate::accept::{Acceptance, recipes_of};
+use crate::concurrently::in_order;
 use crate::join::{COMMITTED_COLUMNS, committed_rows};
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
@@ -34,6 +37,9 @@ pub struct TableChanges {
     /// Rows that were not made again though their tags are others: their words are the same.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub carried: u64,
+    /// Rows that were not made again since somebody let them stand.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub accepted: u64,
     /// Rows with nothing new.
     pub kept: u64,
     /// Why rows were made again, with the number of each.
@@ -85,6 +91,9 @@ fn shown_column(artifact: Artifact) -> Option<&'static str> {
     }
 }
 
+/// Shards that are read ahead, in both versions.
+const SHARDS_AHEAD: usize = 8;
+
 /// Column with a digest of what a captioner was told.
 const TOLD: &str = "told";
 
@@ -96,7 +105,7 @@ fn content_columns(artifact: Artifact) -> Vec<&'static str> {
 }
 
 /// Compares two versions of a country's table; at most `examples` changed rows are shown. Parts that both versions have are
-/// not read.
+/// not read. `accepted` is what people let stand of the stage of a country meanwhile.
 ///
 /// # Errors
 /// [`WorkerError::Broken`] for a part that is gone, as old ones are after `gc`; a store that does not answer.
@@ -104,19 +113,26 @@ pub async fn between(
     work: &WorkStore,
     artifact: Artifact,
     (before, after): (&PinnedTable, &PinnedTable),
+    (of, accepted): ((&str, &str), &[Acceptance]),
     examples: usize,
 ) -> Result<TableChanges, WorkerError> {
     let mut changes = TableChanges::default();
     let shards: BTreeSet<u32> = before.parts.iter().chain(&after.parts).map(|part| part.shard).collect();
-    for shard in shards {
-        let (old, new) = (before.part(shard), after.part(shard));
-        if old == new {
-            changes.kept += new.map_or(0, |part| part.rows);
-            continue;
+    let (same, others): (Vec<u32>, Vec<u32>) =
+        shards.into_iter().partition(|shard| before.part(*shard) == after.part(*shard));
+    changes.kept = same.into_iter().filter_map(|shard| after.part(shard)).map(|part| part.rows).sum();
+    let read = others.into_iter().map(|shard| {
+        let (work, old, new) = (work.clone(), before.part(shard).cloned(), after.part(shard).cloned());
+        async move {
+            let (old, new) =
+                tokio::try_join!(rows_of(&work, artifact, old.as_ref()), rows_of(&work, artifact, new.as_ref()))?;
+            Ok::<_, WorkerError>((shard, old, new))
         }
-        let old = rows_of(work, artifact, old).await?;
-        let new = rows_of(work, artifact, new).await?;
-        changes.add(&old, &new, examples);
+    });
+    let mut read = in_order(read, SHARDS_AHEAD, "changes of a table");
+    while let Some((shard, old, new)) = read.try_next().await? {
+        let accepted = recipes_of(work, of, accepted, shard).await?;
+        changes.add(&old, &new, &accepted, examples);
     }
     Ok(changes)
 }
@@ -199,7 +215,13 @@ fn rows(artifact: Artifact, batch: &RecordBatch) -> Result<BTreeMap<String, Row>
 }
 
 impl TableChanges {
-    fn add(&mut self, old: &BTreeMap<String, Row>, new: &BTreeMap<String, Row>, examples: usize) {
+    fn add(
+        &mut self,
+        old: &BTreeMap<String, Row>,
+        new: &BTreeMap<String, Row>,
+        accepted: &BTreeSet<(String, Digest)>,
+        examples: usize,
+    ) {
         for image_id in old.keys().chain(new.keys().filter(|id| !old.contains_key(*id))) {
             let (before, after) = (old.get(image_id), new.get(image_id));
             let is_other = match (before, after) {
@@ -215,6 +237,13 @@ impl TableChanges {
                     if before.committed == after.committed && before.content == after.content =>
                 {
                     self.kept += 1;
+                    false
+                }
+                (Some(before), Some(after))
+                    if before.content == after.content
+                        && accepted.contains(&(image_id.clone(), after.committed.recipe.clone())) =>
+                {
+                    self.accepted += 1;
                     false
                 }
                 (Some(before), Some(after)) => {
@@ -240,7 +269,7 @@ impl TableChanges {
 
     /// Whether anything is another than it was.
     pub fn is_nothing(&self) -> bool {
-        self.added + self.removed + self.changed + self.remade + self.carried == 0
+        self.added + self.removed + self.changed + self.remade + self.carried + self.accepted == 0
     }
 }
 
@@ -288,19 +317,25 @@ mod tests {
             ("b", row("r", &tags("1"), "x", "a park")),
             ("c", row("r", &tags("1"), "x", "a park")),
             ("d", row("r", &tags("1"), "x", "a park")),
+            ("f", row("r", &tags("1"), "x", "a park")),
+            ("g", row("r", &tags("1"), "x", "a park")),
         ]);
         let new = table(vec![
             ("a", row("r", &tags("1"), "x", "a park")),
             ("b", row("s", &tags("2"), "x", "a park")),
             ("c", row("s", &tags("2"), "y", "a lake")),
             ("e", row("r", &tags("1"), "x", "a pier")),
+            ("f", row("s", &tags("2"), "x", "a park")),
+            ("g", row("s", &tags("2"), "x", "a park")),
         ]);
+        // one that stands, one that was accepted for another recipe, and one that changed before somebody accepted it
+        let accepted = [("f", "s"), ("g", "t"), ("c", "s")].map(|(id, recipe)| (id.to_owned(), recipe.to_owned()));
         let mut changes = TableChanges::default();
-        changes.add(&old, &new, 2);
+        changes.add(&old, &new, &accepted.into(), 2);
         let TableChanges { added, removed, changed, remade, kept, .. } = changes;
-        assert_eq!((added, removed, changed, remade, kept), (1, 1, 1, 1, 1));
-        assert_eq!(changes.carried, 0);
-        assert_eq!(changes.causes, BTreeMap::from([("geotags.tags changed".to_owned(), 2)]));
+        assert_eq!((added, removed, changed, remade, kept), (1, 1, 1, 2, 1));
+        assert_eq!((changes.carried, changes.accepted), (0, 1));
+        assert_eq!(changes.causes, BTreeMap::from([("geotags.tags changed".to_owned(), 3)]));
         let example = |id: &str, before: Option<&str>, after: Option<&str>| RowChange {
             image_id: id.to_owned(),
             before: before.map(str::to_owned),

@@ -197,7 +197,8 @@ impl ChatServer {
         let body = bytes::Bytes::from(body);
         let fresh = || Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
         let mut backoff = fresh();
-        let (mut tries, mut last_answered) = (0, self.answered.load(Ordering::Relaxed));
+        // of faults, and of replies that it has no room: the one says nothing of the other
+        let (mut tries_of, mut last_answered) = ([0; 2], self.answered.load(Ordering::Relaxed));
         let mut put_off: Option<Instant> = None;
         // the server has no room for this request, and answers a greeting
         let mut greeted = false;
@@ -244,10 +245,11 @@ impl ChatServer {
             let since = put_off.get_or_insert_with(Instant::now);
             let is_patient = since.elapsed() < self.patience;
             if others_are_answered && is_patient {
-                (tries, backoff) = (0, fresh());
+                (tries_of, backoff) = ([0; 2], fresh());
             } else {
-                tries += 1;
+                tries_of[usize::from(is_busy)] += 1;
             }
+            let tries = tries_of[usize::from(is_busy)];
             let is_put_off = is_busy && (others_are_answered || greeted);
             let is_over = if is_put_off { !is_patient } else { tries >= self.tries };
             if is_over {

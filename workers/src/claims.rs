@@ -100,6 +100,19 @@ impl Look {
     }
 }
 
+/// A look takes at most one of so many parts of whoever looks again and again.
+const LOOKS_SHARE: u32 = 10;
+
+/// A look that took long because the store was away says nothing of the next one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long to wait after a look before the next one, where so many look: a look lists every attempt of the stage, which
+/// is many pages of a large country. All together keep a store no busier than one who looks without a pause, as far as
+/// that goes within half a lease: nobody hears later of what a lost worker has left.
+pub fn pause_between_looks(took: Duration, lookers: u32, lease: Duration) -> Duration {
+    took.saturating_mul(lookers.max(LOOKS_SHARE)).min(lease / 2).min(LONGEST_PAUSE)
+}
+
 /// Attempts on the stale shards of a plan.
 pub struct ClaimBoard<'a> {
     work: &'a WorkStore,
@@ -161,7 +174,7 @@ impl<'a> ClaimBoard<'a> {
         }
         let lease = self.lease.as_millis() as i64;
         let somebody_works = attempts.values().any(|a| matches!(a.turn(0, i64::MAX), ShardTurn::Running { .. }));
-        let now = if somebody_works { self.now_millis().await? } else { 0 };
+        let now = if somebody_works { self.work.now_millis().await? } else { 0 };
         let shards =
             attempts.into_iter().map(|(shard, attempts)| (shard, (attempts.turn(now, lease), attempts))).collect();
         self.tell(&shards);
@@ -217,17 +230,6 @@ impl<'a> ClaimBoard<'a> {
         for (state, shards) in states {
             metrics::set(Metric::Shards, &[("stage", &self.stage), ("state", state)], f64::from(shards));
         }
-    }
-
-    /// The store's clock, which wrote the times of beats.
-    async fn now_millis(&self) -> Result<i64, WorkerError> {
-        let path = format!("probe/clock-{}", crate::attempt::id());
-        self.work.put(&path, bytes::Bytes::new()).await?;
-        let meta = self.work.head(&path).await?;
-        self.work.delete(&path).await?;
-        meta.map(|meta| meta.last_modified.timestamp_millis()).ok_or_else(|| {
-            WorkerError::Transient(format!("{}{path} is gone as soon as it is written", self.work.url()))
-        })
     }
 
     /// Claims a shard under an epoch; `false`: somebody else was faster.
@@ -417,5 +419,21 @@ impl Drop for Beats {
         if let Some(thread) = self.beating.take() {
             crate::process::join(thread);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_leave_a_store_time_and_miss_nobody_who_is_lost() {
+        let lease = Duration::from_secs(60);
+        let pause = |took: u64, lookers| pause_between_looks(Duration::from_millis(took), lookers, lease).as_millis();
+        assert_eq!((pause(0, 64), pause(20, 1), pause(500, 1)), (0, 200, 5_000));
+        // thirty pages
+        assert_eq!((pause(900, 1), pause(900, 20), pause(900, 64)), (9_000, 18_000, 30_000));
+        assert_eq!(pause_between_looks(Duration::MAX, u32::MAX, Duration::from_secs(8)), Duration::from_secs(4));
+        assert_eq!(pause_between_looks(Duration::from_secs(30), 64, Duration::from_secs(86_400)), LONGEST_PAUSE);
     }
 }

@@ -21,10 +21,19 @@ where
 {
     futures::stream::iter(futures)
         .map(move |future| {
-            let task = tokio::spawn(future);
-            async move { task.await.map_err(|e| WorkerError::Broken(format!("{what}: {e}")))? }
+            let mut task = Ended(tokio::spawn(future));
+            async move { (&mut task.0).await.map_err(|e| WorkerError::Broken(format!("{what}: {e}")))? }
         })
         .buffered(at_once.max(1))
+}
+
+/// A task that ends when nobody waits for it any more.
+struct Ended<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Ended<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +61,25 @@ mod tests {
         let all: Vec<u64> = in_order(futures, 4, "a test").try_collect().await.unwrap();
         assert_eq!(all, (0..20).collect::<Vec<_>>());
         assert_eq!(most.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn who_has_enough_leaves_nobody_at_work() {
+        let done = Arc::new(AtomicUsize::new(0));
+        let futures = (0..20_u64).map(|i| {
+            let done = done.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(i * 10)).await;
+                done.fetch_add(1, Ordering::SeqCst);
+                Ok(i)
+            }
+        });
+        let mut answers = Box::pin(in_order(futures, 8, "a test"));
+        assert_eq!(answers.try_next().await.unwrap(), Some(0));
+        drop(answers);
+        let then = done.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(then < 8 && done.load(Ordering::SeqCst) == then);
     }
 
     #[tokio::test]

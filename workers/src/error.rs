@@ -3,7 +3,7 @@
 use stages::io_fault::IoFault;
 use stages::stage::is_disk_full;
 
-use crate::cause::{TornEntry, is_for_good, whole_chain};
+use crate::cause::{TornEntry, is_beyond_end, may_pass, way_in, whole_chain};
 
 /// Why work did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ impl WorkerError {
                 "{what}: not found at {path}; look at the url, and at the names inside the store"
             )),
             E::PermissionDenied { path, .. } | E::Unauthenticated { path, .. } => WorkerError::Refused(format!(
-                "{what}: the store refuses access to {path} (403); set credentials in the environment, \
+                "{what}: the store refuses access to {path} (403); set credentials in the environment that may do it, \
                  or options = {{ anonymous = true }} for a public store"
             )),
             E::Precondition { .. } => WorkerError::changed(what),
@@ -109,11 +109,12 @@ impl WorkerError {
             )),
             E::InvalidPath { .. } => WorkerError::Broken(format!("{what}: {}", whole_chain(&error))),
             E::AlreadyExists { path, .. } => WorkerError::Conflict(path.clone()),
-            E::Generic { store: "LocalFileSystem", .. } if is_for_good(&error) => {
-                WorkerError::Configuration(format!("{what}: {}", whole_chain(&error)))
-            }
             other if is_disk_full(other) => WorkerError::DiskFull(what.to_owned()),
-            other => WorkerError::Transient(format!("{what}: {}", whole_chain(other))),
+            other if is_beyond_end(other) => {
+                WorkerError::Outdated(format!("{what}: it is shorter than it was when it was listed"))
+            }
+            other if may_pass(other) => WorkerError::Transient(format!("{what}: {}", whole_chain(other))),
+            other => WorkerError::Configuration(format!("{what}: {}{}", whole_chain(other), way_in(other))),
         }
     }
 
@@ -122,7 +123,7 @@ impl WorkerError {
     }
 
     pub(crate) fn changed(what: &str) -> WorkerError {
-        WorkerError::Outdated(format!("{what}: it changed after it was listed (its ETag differs)"))
+        WorkerError::Outdated(format!("{what}: it changed after it was listed (its ETag, its size or its time)"))
     }
 }
 
@@ -202,5 +203,27 @@ mod tests {
         assert_eq!([K::PermissionDenied, K::NotADirectory, K::Other, K::TimedOut].map(local), [65, 65, 75, 75]);
         let no_ranges = object_store::Error::NotSupported { source: "no ranges".into() };
         assert_eq!(WorkerError::of_store("a", no_ranges).exit_code(), 65);
+        let of_s3 = |said: &str| {
+            let error = WorkerError::of_store("a", object_store::Error::Generic { store: "S3", source: said.into() });
+            (error.exit_code(), error.to_string())
+        };
+        let status = |code: &str| of_s3(&format!("Server returned non-2xx status code: {code}"));
+        let said_in_400 = |code: &str| format!("400 Bad Request: <Code>{code}</Code>");
+        for passes in ["429 Too Many Requests".to_owned(), "503 Slow Down".to_owned()]
+            .into_iter()
+            .chain(["RequestTimeout", "ExpiredToken"].map(said_in_400))
+        {
+            assert_eq!(status(&passes).0, 75, "{passes}");
+        }
+        // an archive that was cut is to be listed again
+        assert_eq!(status("416 Range Not Satisfiable").0, 75);
+        for ((code, said), field) in [
+            (status("410 Gone"), ""),
+            (status("400 Bad Request: <Code>AuthorizationHeaderMalformed</Code>"), "options.region"),
+            (of_s3("Received redirect without LOCATION, this normally indicates …"), "options.region"),
+            (of_s3("builder error: URL scheme is not allowed"), "options.allow_http"),
+        ] {
+            assert!(code == 65 && said.contains(field), "{said}");
+        }
     }
 }

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::TryStreamExt;
 use manifests::Artifact;
 use manifests::plan::PinnedTable;
 
@@ -160,13 +161,17 @@ trait PixelWriter {
 }
 
 async fn with_pixels(request: &ExportRequest<'_>, mut writer: impl PixelWriter) -> Result<Written, WorkerError> {
-    let rows = Rows::new(request)?;
+    let rows = Rows::of(request)?;
     let mut written = Written::default();
-    for shard in rows.shards() {
-        let about = rows.about(shard).await?;
-        let Some(mut images) = rows.images(shard, about).await? else { continue };
-        while let Some(group) = images.next().await? {
+    let mut shards = rows.ahead(|rows, shard| async move { rows.images(shard).await });
+    while let Some(images) = shards.try_next().await? {
+        let Some(images) = images else { continue };
+        let mut groups = images.groups();
+        while let Some(group) = groups.try_next().await? {
             stopped(request.stop)?;
+            if group.is_empty() {
+                continue;
+            }
             group.iter().for_each(|row| written.count(&row.about));
             tokio::task::block_in_place(|| writer.write(group))?;
         }

@@ -12,7 +12,7 @@ use sources::zip::{self, Extracted, Limits, Member, Method};
 
 use crate::error::WorkerError;
 use crate::listing::ObjectRange;
-use crate::stores::SourceStore;
+use crate::stores::{SourceStore, tag};
 
 /// Bytes between two wanted ranges that are cheaper to read than to ask for again.
 const MAX_GAP_BYTES: u64 = 128 << 10;
@@ -20,7 +20,7 @@ const MAX_GAP_BYTES: u64 = 128 << 10;
 /// Bytes of a row, or why they cannot be had.
 type Fetched = (usize, Result<Vec<u8>, String>);
 
-/// An object, with the ETag that it had when it was listed.
+/// An object, with the [`tag`] that it had when it was listed.
 type Listed<'p> = (&'p str, Option<&'p str>);
 
 /// A member to fetch for a row: its bytes in the archive.
@@ -51,10 +51,10 @@ pub async fn fetch(
     for (row, place) in places.iter().enumerate() {
         match place {
             None => {}
-            Some(ObjectRange { object, etag, member: Some(member) }) => {
+            Some(ObjectRange { object, etag, member: Some(member), .. }) => {
                 members.entry((object, etag.as_deref())).or_default().push((row, member.member()));
             }
-            Some(ObjectRange { object, etag, member: None }) => objects.push((row, (object, etag.as_deref()))),
+            Some(ObjectRange { object, etag, member: None, .. }) => objects.push((row, (object, etag.as_deref()))),
         }
     }
     for ((archive, etag), members) in members {
@@ -93,8 +93,8 @@ fn is_unchanged(source: &SourceStore, (object, etag): Listed<'_>, now: Option<&O
     match (etag, now) {
         (None, _) => Ok(()),
         (Some(_), None) => Err(WorkerError::gone(object)),
-        (Some(listed), Some(now)) => match &now.e_tag {
-            Some(now) if !source.is_same(listed, now) => Err(WorkerError::changed(object)),
+        (Some(listed), Some(now)) => match source.is_still(listed, now) {
+            Some(false) => Err(WorkerError::changed(object)),
             _ => Ok(()),
         },
     }
@@ -115,7 +115,8 @@ async fn fetch_object(source: &SourceStore, listed: Listed<'_>) -> Result<Result
             Ok(Err(format!("{object} has {} bytes, over the limit of {limit}", meta.size)))
         }
         Some(meta) => {
-            let bytes = source.get_range(object, 0..meta.size, meta.e_tag.as_deref());
+            let tag = tag(&meta);
+            let bytes = source.get_range(object, 0..meta.size, tag.as_deref());
             Ok(if meta.size == 0 { Err(format!("{object} is empty")) } else { Ok(bytes.await?.to_vec()) })
         }
     }

@@ -75,10 +75,14 @@ impl ShardJoin {
             join.carry(told, &rows).await?;
         }
         let left = async { load_committed(open_part(work, artifact, partial).await?).await };
-        let (partial, left) = left.await.unwrap_or_else(|error| {
-            tracing::warn!(stage = stage.name, shard, %error, "what a stopped worker left cannot be read");
-            (None, CommittedRows::new())
-        });
+        let (partial, left) = match left.await {
+            Err(error) if is_unreadable(&error) => {
+                tracing::warn!(stage = stage.name, shard, %error, "what a stopped worker left cannot be read");
+                (None, CommittedRows::new())
+            }
+            // a store that fails for a moment still has it
+            left => left?,
+        };
         for task in join.tasks.iter_mut().filter(|t| matches!(t.action, RowAction::Compute(_))) {
             let made = left.get(&task.image_id).filter(|(_, row)| task.is_made_by(row));
             task.partial = made.map(|(row, _)| *row);
@@ -154,10 +158,23 @@ impl ShardJoin {
 }
 
 impl RowTask {
+    /// A row that there was none of.
+    #[cfg(test)]
+    pub(crate) fn to_compute(image_id: &str) -> RowTask {
+        let (image_id, action) = (image_id.to_owned(), RowAction::Compute(Reason::New));
+        RowTask { image_id, action, recipe: None, positions: Vec::new(), committed: None, partial: None }
+    }
+
     /// Is this row what the task would compute?
     fn is_made_by(&self, row: &CommittedRow) -> bool {
         self.recipe.as_ref().is_some_and(|wanted| wanted.digest() == row.recipe)
     }
+}
+
+/// Is an error one of the part that is read, and not of the store in which it lies?
+pub(crate) fn is_unreadable(error: &WorkerError) -> bool {
+    use WorkerError as E;
+    matches!(error, E::Broken(_) | E::Missing { .. } | E::Configuration(_) | E::Outdated(_))
 }
 
 async fn read_whole_rows(reader: Option<&PartReader>, rows: &[usize]) -> Result<RecordBatch, WorkerError> {

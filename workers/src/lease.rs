@@ -29,6 +29,13 @@ struct Lease {
     /// Rises with each renewal.
     count: u64,
     released: bool,
+    /// Without a renewal for so long it is free. Leases of earlier programs do not say.
+    #[serde(default = "an_hour")]
+    seconds: u64,
+}
+
+fn an_hour() -> u64 {
+    3600
 }
 
 impl Lease {
@@ -52,15 +59,29 @@ pub struct Held {
     renewing: Option<JoinHandle<()>>,
 }
 
-/// Does a run hold a country's lease, as far as one look can tell?
+/// A holder that nobody can see and that has not renewed its lease for so many times its seconds has ended, as with the
+/// power of its machine. Whoever looks once has only a clock to tell, so there is ample room.
+const LAPSES: u64 = 4;
+/// No lease lapses sooner for who looks once: a store may fail for a while, and clocks differ.
+const SOONEST: Duration = Duration::from_secs(600);
+
+/// Does a run hold a country's lease, as far as one look can tell? `now_millis` is by the store's clock, or one much
+/// like it.
 ///
 /// # Errors
 /// A store that does not answer.
-pub async fn is_held(work: &WorkStore, country: &str) -> Result<bool, WorkerError> {
+pub async fn is_held(work: &WorkStore, country: &str, now_millis: i64) -> Result<bool, WorkerError> {
     let folder = manifests::paths::leases(country);
-    let Some(last) = work.list(&folder).await?.into_iter().next_back() else { return Ok(false) };
-    let lease = work.get_hint::<Lease>(&format!("{folder}/{last}")).await?;
-    Ok(lease.is_some_and(|lease| !lease.released && lease.process.seen() != Seen::Ended))
+    let Some((last, meta)) = work.list_metas(&folder).await?.into_iter().next_back() else { return Ok(false) };
+    let Some(lease) = work.get_hint::<Lease>(&format!("{folder}/{last}")).await? else { return Ok(false) };
+    let silent_millis = now_millis.saturating_sub(meta.last_modified.timestamp_millis());
+    let lapsed = Duration::from_secs(lease.seconds.saturating_mul(LAPSES)).max(SOONEST);
+    Ok(!lease.released
+        && match lease.process.seen() {
+            Seen::Ended => false,
+            Seen::Runs | Seen::Stopped => true,
+            Seen::Nothing => i128::from(silent_millis) < lapsed.as_millis() as i128,
+        })
 }
 
 /// What a lease that was found says.
@@ -110,6 +131,7 @@ pub async fn take(
         process: ProcessName::own(),
         count: 0,
         released: false,
+        seconds,
     };
     let mut seen: Option<((u64, Lease, Seen), Instant)> = None;
     let mut told = None;
@@ -197,10 +219,12 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn lease(process: ProcessName) -> Lease {
-        Lease { holder: "x".into(), process, count: 3, released: false }
+        Lease { holder: "x".into(), process, count: 3, released: false, seconds: 60 }
     }
 
     #[test]
@@ -231,6 +255,28 @@ mod tests {
         let second = take(&work, "x", "run", 60, &go_on, |_| panic!("it was given back")).await.unwrap();
         drop(second);
         assert_eq!(work.list("leases/x").await.unwrap().len(), 1);
+    }
+
+    /// A machine that lost its power gives nothing back, and after it has booted nobody sees the process.
+    #[tokio::test]
+    async fn a_lease_that_nobody_renews_is_not_held_for_ever() {
+        let (work, hour) = (WorkStore::in_memory(), 3_600_000);
+        let gone = lease(ProcessName { id: 1, began: 0, machine: "another".into() });
+        let own = Lease { process: ProcessName::own(), ..gone.clone() };
+        work.put_json("leases/x/00000004.json", &gone).await.unwrap();
+        let now = work.now_millis().await.unwrap();
+        assert!(is_held(&work, "x", now).await.unwrap());
+        assert!(!is_held(&work, "x", now + hour).await.unwrap());
+        // one that somebody asked to last
+        work.put_json("leases/x/00000004.json", &Lease { seconds: 7200, ..gone }).await.unwrap();
+        assert!(is_held(&work, "x", now + hour).await.unwrap());
+        work.put_json("leases/x/00000004.json", &own).await.unwrap();
+        assert!(is_held(&work, "x", now + hour).await.unwrap(), "it is seen to run");
+        // one of an earlier program
+        let earlier = json!({ "holder": "x", "process": { "id": 1, "machine": "a" }, "count": 3, "released": false });
+        work.put_json("leases/x/00000004.json", &earlier).await.unwrap();
+        assert!(is_held(&work, "x", now + hour).await.unwrap());
+        assert!(!is_held(&work, "x", now + 5 * hour).await.unwrap());
     }
 
     /// A holder that no longer renews, and whose end nobody can see, is passed after its time.

@@ -105,7 +105,7 @@ pub async fn map_plan(
     stage_context: StageContext<'_>,
     devices: &[DeviceName],
 ) -> Result<MapResult, WorkerError> {
-    let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
+    let horizon = context.tables.horizon_to_write(plan.output.artifact, &plan.country).await?;
     let work: Vec<ShardWork<'_>> = futures::stream::iter(&plan.counts.stale)
         .map(|shard| async move {
             let key = plan.shard_key(shard.shard);

@@ -61,7 +61,11 @@ fn parquet_error(path: &str, error: ParquetError) -> WorkerError {
             Ok(store) if matches!(*store, object_store::Error::NotFound { .. }) => damaged(path, "the file is gone"),
             Ok(store) => WorkerError::of_store(path, *store),
             Err(other) => match other.downcast::<std::io::Error>() {
-                Ok(io) => WorkerError::of_io(path.as_ref(), &io),
+                // a store whose object is written in pieces says what it has to say through the interface of a file
+                Ok(io) => match io.downcast::<object_store::Error>() {
+                    Ok(store) => WorkerError::of_store(path, store),
+                    Err(io) => WorkerError::of_io(path.as_ref(), &io),
+                },
                 Err(other) => WorkerError::Broken(format!("{path}: {}", whole_chain(other.as_ref()))),
             },
         },
@@ -177,6 +181,20 @@ mod tests {
         }
         std::fs::write(&path, &whole).unwrap();
         assert_eq!(read().await.unwrap(), rows);
+    }
+
+    #[test]
+    fn what_a_store_says_of_a_part_is_heard_through_the_interface_of_a_file() {
+        use object_store::Error as E;
+        let code = |store: E| parquet_error("part", ParquetError::from(std::io::Error::from(store))).exit_code();
+        assert_eq!(code(E::PermissionDenied { path: "part".into(), source: "403".into() }), 65);
+        assert_eq!(code(E::Generic { store: "S3", source: "503".into() }), 75);
+        let local = |kind: std::io::ErrorKind| {
+            code(E::Generic { store: "LocalFileSystem", source: Box::new(std::io::Error::from(kind)) })
+        };
+        assert_eq!(local(std::io::ErrorKind::PermissionDenied), 65);
+        assert_eq!(local(std::io::ErrorKind::ReadOnlyFilesystem), 65);
+        assert_eq!(local(std::io::ErrorKind::TimedOut), 75);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use manifests::attempts::Object;
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Digest, Plan, PlanCounts, Reason, ShardPlan, paths};
@@ -123,11 +123,12 @@ pub struct Begun {
     pub first_failure: Option<String>,
 }
 
-/// What has become of the stale shards of a plan. Writes nothing. Lists the stage's markers once, if anything is stale.
+/// What has become of the stale shards of a plan; `at_once` markers are read at a time. Writes nothing. Lists the stage's
+/// markers once, if anything is stale.
 ///
 /// # Errors
 /// A store that does not answer.
-pub async fn begun(work: &WorkStore, tables: &Tables, plan: &Plan) -> Result<Begun, WorkerError> {
+pub async fn begun(work: &WorkStore, tables: &Tables, plan: &Plan, at_once: usize) -> Result<Begun, WorkerError> {
     let mut begun = Begun::default();
     if plan.counts.stale.is_empty() {
         return Ok(begun);
@@ -136,13 +137,17 @@ pub async fn begun(work: &WorkStore, tables: &Tables, plan: &Plan) -> Result<Beg
     let keys: Vec<(u32, Digest)> =
         plan.counts.stale.iter().map(|stale| (stale.shard, plan.shard_key(stale.shard))).collect();
     let with = |object: Object| keys.iter().filter(move |(_, key)| names.contains(&object.name(key)));
-    let with_marker: Vec<_> = with.clone()(Object::Marker).collect();
+    let with_marker: Vec<(u32, Digest)> = with.clone()(Object::Marker).cloned().collect();
     if !with_marker.is_empty() {
         let horizon = tables.horizon_millis(plan.output.artifact, &plan.country).await?;
-        for (shard, key) in with_marker {
-            if sound_marker(work, plan, *shard, key, horizon).await?.flatten().is_some() {
-                begun.finished.insert(*shard);
-            }
+        let mut markers = futures::stream::iter(with_marker)
+            .map(|(shard, key)| async move {
+                let marker = sound_marker(work, plan, shard, &key, horizon).await?.flatten();
+                Ok::<_, WorkerError>(marker.map(|_| shard))
+            })
+            .buffer_unordered(at_once.max(1));
+        while let Some(finished) = markers.try_next().await? {
+            begun.finished.extend(finished);
         }
     }
     begun.failed = with(Object::Failed).map(|(shard, _)| *shard).filter(|s| !begun.finished.contains(s)).collect();

@@ -14,7 +14,7 @@ use manifests::{Plan, ShardPlan};
 use stages::stage::{Stage, StageContext};
 
 use crate::backoff::Backoff;
-use crate::claims::{Attempted, Beats, ClaimBoard, Claimant, FailedShard, Look};
+use crate::claims::{Attempted, Beats, ClaimBoard, Claimant, FailedShard, Look, pause_between_looks};
 use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::map::shard::{finished_by_anybody, map_with_retries};
@@ -45,7 +45,7 @@ impl Share {
     }
 }
 
-/// Longest pause between two looks at shards that others work on.
+/// Longest pause between two looks at shards that others work on, where a look takes no time.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 /// Fewest shards of others that are tried after one look.
@@ -184,15 +184,17 @@ impl Pull<'_> {
                     return Ok(Taken::Shard(attempted));
                 }
             }
+            let began = Instant::now();
             if self.look(&mut queue).await? {
                 return Ok(Taken::Closed);
             }
+            let least = pause_between_looks(began.elapsed(), self.share.count, self.share.lease);
             if queue.is_empty() {
                 if self.share.leaves {
                     return Ok(Taken::Nothing);
                 }
                 drop(queue);
-                self.wait(pauses.next()).await;
+                self.wait(pauses.next().max(least)).await;
             }
         }
     }
@@ -338,7 +340,7 @@ pub async fn collect(
     let board = ClaimBoard::new(work, plan, lease);
     let horizon = tables.horizon_millis(plan.output.artifact, &plan.country).await?;
     let mut collected = Collected::default();
-    let mut done = Vec::new();
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
     // what a run has left that was stopped long ago lies under the same keys
     let published = board.published_millis().await?.unwrap_or(i64::MIN);
     let mut span: Option<(i64, i64)> = None;
@@ -349,12 +351,14 @@ pub async fn collect(
         }
         match turn {
             ShardTurn::Done => done.push(shard),
-            ShardTurn::Failed => collected.failed.push(board.failed(shard).await?),
+            ShardTurn::Failed => failed.push(shard),
             ShardTurn::Running { .. } => _ = collected.running.insert(shard),
             // whoever looks next closes what is poisoned
             ShardTurn::Open { .. } | ShardTurn::Poisoned => _ = collected.open.insert(shard),
         }
     }
+    collected.failed =
+        futures::stream::iter(failed).map(|shard| board.failed(shard)).buffered(at_once.max(1)).try_collect().await?;
     collected.span = span.map(|(first, last)| (first as f64 / 1000.0, last as f64 / 1000.0));
     let mut markers = futures::stream::iter(done)
         .map(|shard| {

@@ -6,10 +6,15 @@
 
 mod look;
 mod past;
+mod tally;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use futures::future::try_join_all;
 use manifests::commit::Replacement;
 use manifests::plan::PinnedTable;
 use manifests::review::{Answer, Asked, CaptionState, Review, Waits, answer};
@@ -19,12 +24,15 @@ use stages::reviews;
 use stages::table::Columns;
 
 use crate::backoff::Backoff;
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::{PartReader, PartWriter};
 use crate::stores::WorkStore;
 use crate::tables::{Change, Tables};
 use look::ShardLook;
 pub(crate) use past::gone_back;
+use tally::KnownTallies;
+pub use tally::Tally;
 
 /// Tries of a decision whose shard others change all the time.
 const MOST_TRIES: usize = 20;
@@ -65,17 +73,6 @@ pub struct Queue {
     pub next: Option<String>,
 }
 
-/// Numbers of images.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// Those that wait, by why.
-    pub waiting: BTreeMap<Waits, u64>,
-    /// Those that somebody has decided about.
-    pub decided: u64,
-    /// Of these, those of which the next run of the build will make use.
-    pub pending: u64,
-}
-
 /// What became of a wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decided {
@@ -96,6 +93,8 @@ pub struct Reviews {
     shards: u32,
     /// Whether the table of scores belongs to the build as its spec is now.
     scored: bool,
+    at_once: usize,
+    known: KnownTallies,
 }
 
 impl Reviews {
@@ -107,6 +106,8 @@ impl Reviews {
             country: spec.country.clone(),
             shards: spec.work.shards,
             scored: !spec.caption.score.clip.is_empty(),
+            at_once: spec.work.concurrency,
+            known: KnownTallies::default(),
         }
     }
 
@@ -115,11 +116,17 @@ impl Reviews {
     /// # Errors
     /// [`WorkerError::Broken`] for parts that cannot be read; a store that does not answer.
     pub async fn queue(&self, only: Option<Waits>, after: Option<&str>, most: usize) -> Result<Queue, WorkerError> {
-        let pins = self.pin().await?;
+        let pins = Arc::new(self.pin().await?);
         let mut queue = Queue::default();
         let first = after.map_or(0, |after| shard_of(after, self.shards));
-        for shard in first..self.shards {
-            let look = self.look_into(&pins, shard).await?;
+        let may_wait = |shard: &u32| self.known.of(&pins, *shard).is_none_or(|tally| tally.waits(only) > 0);
+        let shards: Vec<u32> = (first..self.shards).filter(may_wait).collect();
+        let looks = shards.into_iter().map(|shard| {
+            let (reviews, pins) = (self.clone(), pins.clone());
+            async move { Ok::<_, WorkerError>((shard, reviews.look_into(&pins, shard).await?)) }
+        });
+        let mut looks = in_order(looks, self.at_once, "captions that wait");
+        while let Some((shard, look)) = looks.try_next().await? {
             for (image_id, state) in &look.states {
                 let is_behind = after.is_none_or(|after| shard > first || image_id.as_str() > after);
                 let waits = state.caption.waits(look.reviews.get(image_id)).map(|(waits, _)| waits);
@@ -136,23 +143,27 @@ impl Reviews {
         Ok(queue)
     }
 
-    /// How many wait, and how many were decided. Reads the small columns of all shards.
+    /// How many wait, and how many were decided. Reads the small columns of all shards whose numbers are not known yet.
     ///
     /// # Errors
     /// As [`queue`](Self::queue).
     pub async fn tally(&self) -> Result<Tally, WorkerError> {
-        let pins = self.pin().await?;
+        let pins = Arc::new(self.pin().await?);
         let mut tally = Tally { waiting: Waits::ALL.map(|waits| (waits, 0)).into(), ..Tally::default() };
+        let mut unknown = Vec::new();
         for shard in 0..self.shards {
-            let look = self.look_into(&pins, shard).await?;
-            for (image_id, state) in &look.states {
-                let review = look.reviews.get(image_id);
-                if let Some((waits, _)) = state.caption.waits(review) {
-                    *tally.waiting.entry(waits).or_default() += 1;
-                }
-                tally.pending += u64::from(state.is_pending(review));
+            match self.known.of(&pins, shard) {
+                Some(known) => tally.add(known),
+                None => unknown.push(shard),
             }
-            tally.decided += look.reviews.len() as u64;
+        }
+        let of_shards = unknown.into_iter().map(|shard| {
+            let (reviews, pins) = (self.clone(), pins.clone());
+            async move { Ok::<_, WorkerError>(reviews.look_into(&pins, shard).await?.tally()) }
+        });
+        let mut of_shards = in_order(of_shards, self.at_once, "captions that wait");
+        while let Some(of_shard) = of_shards.try_next().await? {
+            tally.add(of_shard);
         }
         Ok(tally)
     }
@@ -224,13 +235,20 @@ impl Reviews {
 
     async fn look_into(&self, pins: &[PinnedTable], shard: u32) -> Result<ShardLook, WorkerError> {
         let mut look = ShardLook::default();
-        for table in pins {
-            let Some(part) = table.part(shard) else { continue };
-            let reader = PartReader::open(&self.work, table.artifact, part).await?;
-            let rows = reader.read(look::columns(table.artifact)).await?;
-            look.add(table.artifact, &rows)?;
+        let rows = try_join_all(pins.iter().map(|table| self.rows(table, shard))).await?;
+        for (table, rows) in pins.iter().zip(rows) {
+            if let Some(rows) = rows {
+                look.add(table.artifact, &rows)?;
+            }
         }
+        self.known.put(pins, shard, look.tally());
         Ok(look)
+    }
+
+    async fn rows(&self, table: &PinnedTable, shard: u32) -> Result<Option<RecordBatch>, WorkerError> {
+        let Some(part) = table.part(shard) else { return Ok(None) };
+        let reader = PartReader::open(&self.work, table.artifact, part).await?;
+        reader.read(look::columns(table.artifact)).await.map(Some)
     }
 }
 
@@ -253,7 +271,7 @@ async fn write(
 ///
 /// # Errors
 /// [`WorkerError::Broken`] for a row that says something else than we write.
-fn of_rows(rows: &arrow::array::RecordBatch) -> Result<BTreeMap<String, Review>, WorkerError> {
+fn of_rows(rows: &RecordBatch) -> Result<BTreeMap<String, Review>, WorkerError> {
     let broken = |why: String| WorkerError::Broken(format!("table {}: {why}", Artifact::CaptionReviews.name()));
     let columns = Columns::new(Artifact::CaptionReviews, rows);
     let ids = columns.text("image_id").map_err(|e| broken(e.to_string()))?;

@@ -2,11 +2,13 @@
 
 mod address;
 mod obstacle;
+mod pieces;
 mod sealed;
 mod steady;
 mod work;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -18,6 +20,7 @@ use url::Url;
 use crate::error::WorkerError;
 pub(crate) use address::is_loopback;
 use address::open;
+use pieces::Pieces;
 pub use sealed::Hint;
 pub(crate) use steady::bare;
 pub use work::WorkStore;
@@ -26,10 +29,14 @@ pub use work::WorkStore;
 #[derive(Clone)]
 pub struct Store {
     store: Arc<DynObjectStore>,
+    /// The same one for large files; `None`: it takes them whole.
+    pieces: Option<Pieces>,
     /// Folder inside of the store.
     root: Path,
     /// Address of the folder, ending with `/`.
     url: Url,
+    /// Whether it is asked by nobody in particular.
+    is_anonymous: bool,
 }
 
 impl Store {
@@ -60,7 +67,24 @@ impl Store {
     fn fault(&self, path: &str, error: object_store::Error) -> WorkerError {
         match self.obstacle(path) {
             Some(why) => WorkerError::Configuration(why),
-            None => WorkerError::of_store(path, error),
+            None => self.sorted(path, error),
+        }
+    }
+
+    /// Sorts an error of the store; `what` was wanted.
+    fn sorted(&self, what: &str, error: object_store::Error) -> WorkerError {
+        use object_store::Error as E;
+        match &error {
+            E::PermissionDenied { path, .. } | E::Unauthenticated { path, .. } if self.is_anonymous => {
+                let help = match self.url.scheme() {
+                    "http" | "https" => "of web servers only public files are read",
+                    _ => "set some in the environment, and options = { anonymous = false }",
+                };
+                WorkerError::Refused(format!(
+                    "{what}: the store refuses access to {path} (403); it was asked without credentials: {help}"
+                ))
+            }
+            _ => WorkerError::of_store(what, error),
         }
     }
 
@@ -103,14 +127,24 @@ impl Store {
         }
     }
 
-    /// Begins to read a range. ETags of files, and weak ones, which servers match by no `If-Match`, are compared here.
+    /// Whether an object is still the one that was listed; `None`: nothing tells.
+    pub(crate) fn is_still(&self, listed: &str, now: &ObjectMeta) -> Option<bool> {
+        if listed.starts_with(SIZE_AND_TIME) {
+            return Some(listed == size_and_time(now));
+        }
+        now.e_tag.as_deref().map(|now| self.is_same(listed, now))
+    }
+
+    /// Begins to read a range. ETags of files, weak ones, which servers match by no `If-Match`, and what stands for one
+    /// are compared here.
     async fn open_range(
         &self,
         path: &str,
         range: std::ops::Range<u64>,
         etag: Option<&str>,
     ) -> Result<GetResult, WorkerError> {
-        let compared = etag.filter(|etag| etag.starts_with("W/") || self.url.scheme() == "file");
+        let is_unsent = |etag: &&str| etag.starts_with("W/") || etag.starts_with(SIZE_AND_TIME);
+        let compared = etag.filter(|etag| is_unsent(etag) || self.url.scheme() == "file");
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
             if_match: etag.filter(|_| compared.is_none()).map(str::to_owned),
@@ -121,9 +155,7 @@ impl Store {
             error => self.fault(path, error),
         })?;
         match compared {
-            Some(listed) if !result.meta.e_tag.as_deref().is_some_and(|now| self.is_same(listed, now)) => {
-                Err(WorkerError::changed(path))
-            }
+            Some(listed) if self.is_still(listed, &result.meta) != Some(true) => Err(WorkerError::changed(path)),
             _ => Ok(result),
         }
     }
@@ -192,17 +224,29 @@ impl Store {
 
     /// Names of the objects directly in the folder, sorted; folders end with `/`.
     pub(crate) async fn list_top(&self) -> Result<Vec<String>, WorkerError> {
-        let listed = self
-            .store
-            .list_with_delimiter(Some(&self.root))
-            .await
-            .map_err(|e| WorkerError::of_store(self.url.as_str(), e))?;
+        let listed =
+            self.store.list_with_delimiter(Some(&self.root)).await.map_err(|e| self.sorted(self.url.as_str(), e))?;
         let folders = listed.common_prefixes.iter().filter_map(|p| p.filename().map(|name| format!("{name}/")));
         let objects = listed.objects.iter().filter_map(|m| m.location.filename().map(str::to_owned));
         let mut names: Vec<String> = folders.chain(objects).collect();
         names.sort_unstable();
         Ok(names)
     }
+}
+
+/// Begins what stands for the ETag of an object that has none.
+const SIZE_AND_TIME: &str = "T/";
+
+fn size_and_time(meta: &ObjectMeta) -> String {
+    format!("{SIZE_AND_TIME}{}-{}", meta.size, meta.last_modified.timestamp())
+}
+
+/// By what an object is known again: its ETag, or where the store gives none its size and time. A time of just now may
+/// be that of the answer.
+pub(crate) fn tag(meta: &ObjectMeta) -> Option<String> {
+    const JUST_NOW: Duration = Duration::from_secs(60);
+    let is_settled = SystemTime::from(meta.last_modified).elapsed().is_ok_and(|age| age > JUST_NOW);
+    meta.e_tag.clone().or_else(|| is_settled.then(|| size_and_time(meta)))
 }
 
 /// A text that changes when the object does.
@@ -238,7 +282,8 @@ impl SourceStore {
         let pause = std::time::Duration::from_millis(1);
         let persistence = steady::Persistence { tries: 3, first_pause: pause, longest_pause: pause };
         let url = Url::parse("memory:///").expect("a constant");
-        SourceStore(Store { store: Arc::new(steady::Steady::new(store, persistence)), root: Path::default(), url })
+        let store = Arc::new(steady::Steady::new(store, persistence));
+        SourceStore(Store { store, pieces: None, root: Path::default(), url, is_anonymous: true })
     }
 
     /// # Errors

@@ -1,6 +1,7 @@
 //! Delta Lake tables: pin the parts of one, commit a change of them.
 
 mod checkpoints;
+mod clock;
 mod columns;
 mod commit;
 mod entries;
@@ -35,8 +36,11 @@ pub struct Tables {
     /// Address of the work store's folder, as the kernel is told it.
     root: Url,
     engine: Arc<DefaultEngine<TokioMultiThreadExecutor>>,
-    /// The newest snapshot that was seen of each table: a later one reads only what came after it.
-    seen: Arc<Mutex<HashMap<Artifact, SnapshotRef>>>,
+    /// The store that the engine reads logs from.
+    entries: Arc<LogEntries>,
+    /// The newest snapshot that was seen of each table, a later one reads only what came after it; with how often the table
+    /// had been made anew by then.
+    seen: Arc<Mutex<HashMap<Artifact, (u64, SnapshotRef)>>>,
 }
 
 /// The live files of one country, whoever wrote them.
@@ -57,9 +61,9 @@ impl Tables {
     /// The same, as if some files of their logs were not there.
     fn hiding(work: &WorkStore, hidden: HashSet<Path>) -> Self {
         let (store, root) = work.rooted();
-        let engine = DefaultEngineBuilder::new(Arc::new(LogEntries::new(store, hidden)));
-        let engine = engine.with_task_executor(executor()).build();
-        Self { work: work.clone(), root, engine: Arc::new(engine), seen: Arc::default() }
+        let entries = Arc::new(LogEntries::new(store, hidden));
+        let engine = DefaultEngineBuilder::new(entries.clone()).with_task_executor(executor()).build();
+        Self { work: work.clone(), root, engine: Arc::new(engine), entries, seen: Arc::default() }
     }
 
     fn url(&self, artifact: Artifact) -> Result<Url, WorkerError> {

@@ -1,6 +1,7 @@
 //! Training on the tables: resumable runs, and when a run is stale.
 
 pub(crate) mod claim;
+mod finished;
 mod lineage;
 mod mirror;
 pub mod pairs;
@@ -9,8 +10,10 @@ mod run_dir;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bytes::Bytes;
 use manifests::plan::PinnedTable;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec, digest, paths};
@@ -119,7 +122,7 @@ pub fn run_key(training: Training, parameters: &str, inputs: &[PinnedTable], war
 #[derive(Debug, Default)]
 pub struct Runs {
     /// Oldest first.
-    pub finished: Vec<TrainingRecord>,
+    pub finished: Vec<Arc<TrainingRecord>>,
     /// Begun and not finished, oldest first.
     pub begun: Vec<PendingRun>,
     /// Paths of descriptions that cannot be read.
@@ -132,22 +135,22 @@ pub struct Runs {
 /// A store that does not answer or lets nobody in.
 pub async fn runs(work: &WorkStore, country: &str, training: Training) -> Result<Runs, WorkerError> {
     let folder = paths::training_runs(country, training.name());
-    let names = work.list(&folder).await?;
-    let of_file = |file: &'static str| names.iter().filter(move |name| name.ends_with(&format!("/{file}")));
+    let listed = work.list_metas(&folder).await?.into_iter();
+    let listed: Vec<_> = listed.map(|(name, meta)| (format!("{folder}/{name}"), meta)).collect();
+    let of_file = |file: &'static str| listed.iter().filter(move |(path, _)| path.ends_with(&format!("/{file}")));
     let mut runs = Runs::default();
     let mut finished = BTreeSet::new();
-    for name in of_file(RECORD_FILE) {
-        let path = format!("{folder}/{name}");
-        match work.get_record::<TrainingRecord>(&path).await? {
+    for (path, record) in finished::records(work, of_file(RECORD_FILE).cloned().collect()).await? {
+        match record {
             Some(record) => {
                 runs.finished.push(record);
-                finished.insert(name.replace(RECORD_FILE, DUE_FILE));
+                finished.insert(path.replace(RECORD_FILE, DUE_FILE));
             }
             None => runs.unreadable.push(path),
         }
     }
-    for name in of_file(DUE_FILE).filter(|name| !finished.contains(*name)) {
-        let path = format!("{folder}/{name}");
+    for (path, _) in of_file(DUE_FILE).filter(|(path, _)| !finished.contains(path)) {
+        let path = path.clone();
         match work.get_record::<PendingRun>(&path).await? {
             Some(pending) => runs.begun.push(pending),
             None => runs.unreadable.push(path),
@@ -174,7 +177,7 @@ pub async fn discard_unreadable(work: &WorkStore, runs: &Runs) -> Result<(), Wor
 /// # Errors
 /// As [`runs`].
 pub async fn records(work: &WorkStore, country: &str, training: Training) -> Result<Vec<TrainingRecord>, WorkerError> {
-    Ok(runs(work, country, training).await?.finished)
+    Ok(runs(work, country, training).await?.finished.iter().map(|record| TrainingRecord::clone(record)).collect())
 }
 
 /// The rows of a run, finished or not; `None`: it was made before they were kept. For `like` see
@@ -260,10 +263,10 @@ pub async fn train(
 ) -> Result<Option<TrainingRecord>, WorkerError> {
     let pending = request.pending;
     let run = paths::training_run(&request.spec.country, request.training.name(), &pending.key);
-    let mut train = TableRows::open(request.work, &pending.inputs, Members::Split("train")).await?;
-    let mut validation = TableRows::open(request.work, &pending.inputs, Members::Split("val")).await?;
+    let splits = [Members::Split("train"), Members::Split("val")];
+    let [mut train, mut validation] = TableRows::open_each(request.work, &pending.inputs, splits).await?;
     let pairs_spec = pretrain::of_training(request.spec, request.training).pairs;
-    let left_out = pairs::left_out(request.work, &pending.inputs, &pairs_spec).await?;
+    let left_out = pairs::of_run((request.work, run.as_str()), request.work, &pending.inputs, &pairs_spec).await?;
     let before = train.len();
     train.leave_out(|image_id| left_out.contains_key(image_id));
     pairs::check_rest((before, train.len()), pretrain::of_training(request.spec, request.training).batch)?;
@@ -287,11 +290,14 @@ pub async fn train(
     if let Some(record) = request.work.get_record(&format!("{run}/{RECORD_FILE}")).await? {
         return Ok(Some(record));
     }
-    let rows = request.rows.to_bytes()?;
-    if request.ranks.rank() == 0 {
+    let is_first = request.ranks.rank() == 0;
+    let rows = if is_first { request.rows.to_bytes()? } else { Bytes::new() };
+    // of a country these are most of what a rank has in memory
+    drop(request.rows);
+    if is_first {
         request.work.put(&format!("{run}/{ROWS_FILE}"), rows.clone()).await?;
         request.work.put_sealed(&format!("{run}/{DUE_FILE}"), &pending).await?;
-        if !left_out.is_empty() {
+        if pairs_spec.is_on() {
             pairs::write(request.work, &run, &left_out).await?;
         }
     }

@@ -12,10 +12,13 @@ mod snapshot;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use manifests::weights::{FilePin, LocalWeights, Weights, WeightsLock, WeightsUse};
 use manifests::{BuildSpec, digest, paths};
 use serde::Serialize;
+use stages::io_fault::IoFault;
 
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
@@ -90,11 +93,11 @@ pub async fn known(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, Worker
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] when the content is another than the lock says, or when there is no network: the
-/// message says which files to put where.
-pub async fn fetch(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, WorkerError> {
+/// message says which files to put where. [`WorkerError::Stopped`]; files that are whole stay.
+pub async fn fetch(work: &WorkStore, spec: &BuildSpec, stop: &AtomicBool) -> Result<Weights, WorkerError> {
     let mut weights = Weights::default();
     for used in spec.weights() {
-        weights.insert(used.field, fetch_named(work, spec, &used).await?);
+        weights.insert(used.field, fetch_named(work, spec, &used, stop).await?);
     }
     Ok(weights)
 }
@@ -104,15 +107,37 @@ pub async fn fetch(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, Worker
 ///
 /// # Errors
 /// As [`fetch`].
-pub async fn fetch_named(work: &WorkStore, spec: &BuildSpec, used: &WeightsUse) -> Result<LocalWeights, WorkerError> {
+pub async fn fetch_named(
+    work: &WorkStore,
+    spec: &BuildSpec,
+    used: &WeightsUse,
+    stop: &AtomicBool,
+) -> Result<LocalWeights, WorkerError> {
     let found = match Origin::of(used)? {
         Origin::Local(path) => local(used, &path)?,
-        Origin::Remote(remote) => fetch_one(work, spec, used, &remote).await?,
+        Origin::Remote(remote) => unless_stopped(stop, fetch_one(work, spec, used, &remote)).await?,
     };
     if let Some(path) = &found.path {
         readable(used, path)?;
     }
     Ok(found)
+}
+
+/// Gives work up once a stop is asked for, wherever it waits.
+async fn unless_stopped<T>(
+    stop: &AtomicBool,
+    work: impl Future<Output = Result<T, WorkerError>>,
+) -> Result<T, WorkerError> {
+    const LOOK_EVERY: Duration = Duration::from_millis(50);
+    let stopped = async {
+        while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = stopped => Err(WorkerError::Stopped),
+    }
 }
 
 /// What [`examine`] finds of one field.
@@ -171,9 +196,16 @@ fn to_fetch(used: &WeightsUse, remote: &Remote, folder: &Path, spec: &BuildSpec)
 }
 
 fn readable(used: &WeightsUse, path: &Path) -> Result<(), WorkerError> {
-    let field = used.field;
-    readable::check(path, field == "model.tokenizer")
-        .map_err(|why| WorkerError::Configuration(format!("{field} = {:?} cannot be read: {why}", used.source)))
+    readable::check(path, used.field == "model.tokenizer").map_err(|e| unread(used, " cannot be read", &e))
+}
+
+/// Sorts an error of reading what a field names: a file system that does not answer now is no wrong name.
+fn unread(used: &WeightsUse, how: &str, error: &std::io::Error) -> WorkerError {
+    let said = format!("{} = {:?}{how}: {error}", used.field, used.source);
+    match IoFault::of(error) {
+        IoFault::Passing => WorkerError::Transient(said),
+        IoFault::DiskFull | IoFault::ForGood => WorkerError::Configuration(said),
+    }
 }
 
 /// The weights that a spec needs and where they are; reads digests of what is here, fetches nothing.
@@ -234,14 +266,17 @@ fn read_for(used: &WeightsUse, path: &Path) -> Vec<PathBuf> {
         let counts = |beside: &PathBuf| beside.is_file() && (!beside.ends_with(PROCESSOR) || describes_images(beside));
         read.extend(BESIDE.iter().map(|name| path.with_file_name(name)).filter(counts));
     }
+    // a vocabulary of OpenAI's is two files
+    if matches!(used.field, "model.tokenizer" | TOKENIZER_OPTION) && path.ends_with("vocab.json") {
+        read.extend(Some(path.with_file_name("merges.txt")).filter(|merges| merges.is_file()));
+    }
     read
 }
 
 fn pins_of(used: &WeightsUse, path: &Path) -> Result<BTreeMap<String, FilePin>, WorkerError> {
     let cache = Cache::from_env();
     let pins: std::io::Result<Vec<_>> = read_for(used, path).iter().map(|path| cache.pins(path)).collect();
-    pins.map(|pins| pins.into_iter().flatten().collect())
-        .map_err(|e| WorkerError::Configuration(format!("{} = {:?}: {e}", used.field, used.source)))
+    pins.map(|pins| pins.into_iter().flatten().collect()).map_err(|e| unread(used, "", &e))
 }
 
 async fn fetch_one(
@@ -321,6 +356,28 @@ async fn read_lock(work: &WorkStore, source: &str) -> Result<Option<WeightsLock>
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_fetch_that_waits_hears_a_stop() {
+        let waits = std::future::pending::<Result<(), WorkerError>>();
+        let ended = unless_stopped(&AtomicBool::new(true), waits).await;
+        assert!(matches!(ended, Err(WorkerError::Stopped)), "{ended:?}");
+        unless_stopped(&AtomicBool::new(false), async { Ok(()) }).await.unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_not_read_now_is_no_wrong_name() {
+        let used = WeightsUse { field: "model.init", source: "w.safetensors".into() };
+        let of = |error: std::io::Error| unread(&used, "", &error);
+        // EIO ETIMEDOUT ESTALE
+        for code in [5, 110, 116] {
+            let error = of(std::io::Error::from_raw_os_error(code));
+            assert!(error.exit_code() == 75 && error.to_string().starts_with("model.init = "), "{error}");
+        }
+        for kind in [std::io::ErrorKind::NotFound, std::io::ErrorKind::PermissionDenied] {
+            assert_eq!(of(kind.into()).exit_code(), 65);
+        }
+    }
+
     #[test]
     fn a_judge_named_by_its_file_is_also_what_lies_beside_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -344,5 +401,22 @@ mod tests {
         processor(r#"{"image_processor": {"resample": 3}}"#);
         assert_eq!(read("score.clip", &file).len(), 4);
         assert_eq!(read("model.init", &file), [PathBuf::from("w.safetensors")]);
+    }
+
+    #[test]
+    fn a_vocabulary_is_its_merges_too() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vocab.json", "tokenizer.json", "merges.txt"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        for field in ["model.tokenizer", TOKENIZER_OPTION] {
+            let read = |name: &str| {
+                let path = folder.path().join(name);
+                read_for(&WeightsUse { field, source: String::new() }, &path)
+            };
+            let of = |names: &[&str]| names.iter().map(|name| folder.path().join(name)).collect::<Vec<_>>();
+            assert_eq!(read("vocab.json"), of(&["vocab.json", "merges.txt"]));
+            assert_eq!(read("tokenizer.json"), of(&["tokenizer.json"]), "it has its merges itself");
+        }
     }
 }

@@ -17,7 +17,7 @@ pub enum LossKind {
     Hinge,
 }
 
-/// How the learning rate falls after warm-up.
+/// How the learning rate moves after warm-up, which all of them have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {

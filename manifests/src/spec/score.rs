@@ -18,11 +18,13 @@ pub struct ScoreSpec {
     pub min_area_share: f64,
     /// Candidates kept by area before scoring.
     pub max_candidates: usize,
-    /// T_s: segments must be more similar to the caption than this.
+    /// T_s: segments must be more similar to the caption than this. One that is not more like it than 0 weighs nothing
+    /// in Eq. 4.
     pub min_similarity: f32,
-    /// Segments kept per image at most, the most similar ones.
+    /// Segments kept per image at most, the most similar ones; those that are not learnt from (`canvas`) count, too.
     pub max_segments: usize,
-    /// What of a segment the model is shown.
+    /// What of a segment the model is shown, the middle square of it; a segment of which nothing lies there is not
+    /// learnt from.
     pub canvas: Canvas,
     /// Margin around a cropped segment, as a share of its box.
     pub crop_margin: f32,
@@ -37,7 +39,8 @@ impl ScoreSpec {
         let mut of = problems.section("score");
         of.share("min_area_share", self.min_area_share);
         of.count("max_candidates", self.max_candidates, 100_000);
-        of.within("min_similarity", self.min_similarity, -1.0..=1.0, "it is a cosine; -1 keeps every segment");
+        let cosine = "it is a cosine; -1 keeps every segment, and those below 0 weigh nothing";
+        of.within("min_similarity", self.min_similarity, -1.0..=1.0, cosine);
         of.count("max_segments", self.max_segments, 100_000);
         of.within("crop_margin", self.crop_margin, 0.0..=10.0, "it is a share of the box");
         of.count("bootstrap_epochs", self.bootstrap_epochs, MOST_EPOCHS);

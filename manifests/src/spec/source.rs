@@ -28,7 +28,8 @@ pub struct SourceSpec {
     /// ISO 3166 code whose polygon must hold the box centre (`"FI"`); empty: no check.
     #[serde(default)]
     pub country_code: String,
-    /// SkyScript: images with more metres per pixel are left out.
+    /// SkyScript: images with more metres per pixel are left out. Where a name does not tell it, the picture is
+    /// measured against its box, so that a change has all pictures looked at again.
     #[serde(default = "default_max_gsd_meters")]
     pub max_gsd_meters: f64,
     /// SkyScript: read the meta archives (boxes and tags). Without them captions come from titles.

@@ -20,7 +20,8 @@ pub struct StoreOptions {
     pub path_style: bool,
     /// Permit plain `http`.
     pub allow_http: bool,
-    /// Unsigned requests. Default: true for the source store, false for the work store.
+    /// Unsigned requests, without the credentials of the environment. Default: true for the source and for weights,
+    /// false for the work store.
     pub anonymous: Option<bool>,
     /// Seconds until a request is given up.
     pub timeout_seconds: u64,

@@ -12,6 +12,9 @@ pub const LEASE_SECONDS: u64 = 60;
 /// A day: whoever waits longer for a dead worker waits for nothing.
 pub const MOST_LEASE_SECONDS: u64 = 86_400;
 
+/// Section of the steps that have none of their own.
+const DEFAULT: &str = "default";
+
 /// A profile, as `profile.toml` gives it. Everything has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -221,8 +224,8 @@ impl Profile {
 
     /// What a training needs: one machine, unless it is named.
     pub fn training(&self, name: &str) -> Resources {
-        let of_default = || Resources { workers: 1, ..self.resources(name) };
-        self.named(name).cloned().unwrap_or_else(of_default)
+        let resources = self.resources(name);
+        if self.section(name) == DEFAULT { Resources { workers: 1, ..resources } } else { resources }
     }
 
     /// What a driver needs. It may measure, so it may have a GPU; but only one that it is given by name.
@@ -233,12 +236,12 @@ impl Profile {
 
     /// What a step needs.
     pub fn resources(&self, step: &str) -> Resources {
-        self.named(step).or_else(|| self.stage.get("default")).cloned().unwrap_or_default()
+        self.stage.get(self.section(step)).cloned().unwrap_or_default()
     }
 
-    /// What is said of a step; one run of an ablation or of a sweep needs what an adaptation or a training does.
-    fn named(&self, step: &str) -> Option<&Resources> {
-        self.stage.get(step).or_else(|| self.stage.get(step_like(step)))
+    /// The section that says what a step needs; one run of an ablation or of a sweep needs what an adaptation or a training does.
+    pub fn section<'s>(&self, step: &'s str) -> &'s str {
+        [step, step_like(step)].into_iter().find(|name| self.stage.contains_key(*name)).unwrap_or(DEFAULT)
     }
 }
 

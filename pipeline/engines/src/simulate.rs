@@ -17,9 +17,12 @@ use worker::{Held, SLOTS, Worker};
 
 /// Fewest shards of others that are tried after one look.
 const STOLEN_PER_LOOK: usize = 4;
-/// Longest and shortest pause between two looks at shards that others work on.
+/// Longest and shortest pause between two looks at shards that others work on, where a look takes no time.
 const LONGEST_WAIT: f64 = 2.0;
 const SHORTEST_WAIT: f64 = 0.2;
+/// A look takes at most one of so many parts of an idle worker, as far as that goes within so many seconds.
+const LOOKS_SHARE: usize = 10;
+const LONGEST_APART: f64 = 30.0;
 /// Beats of a lease.
 const BEATS: f64 = 4.0;
 /// After so long a worker puts aside what it has made of a shard, for whoever goes on: before its next chunk.
@@ -375,7 +378,9 @@ impl<'a> World<'a> {
 
     fn open_again(&mut self, shard: usize) {
         self.turns[shard] = Turn::Open;
-        let pause = (self.times.lease / 2.0).min(LONGEST_WAIT);
+        // the more there are, and the longer a look takes them, the longer they wait between two
+        let apart = self.times.look * self.cluster.workers.max(LOOKS_SHARE) as f64;
+        let pause = LONGEST_WAIT.max(apart.min(LONGEST_APART)).min(self.times.lease / 2.0);
         for (number, worker) in self.workers.iter_mut().enumerate() {
             if std::mem::take(&mut worker.idle) {
                 let after = (pause * self.pauses.share()).max(SHORTEST_WAIT);

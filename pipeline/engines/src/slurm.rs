@@ -6,7 +6,7 @@ mod queue;
 
 pub use queue::{QUEUE_FORMAT, Queued, arrays, queue};
 
-use crate::job::{Job, Run, Work};
+use crate::job::{ADAPT, Job, Run, Work, step_like};
 use crate::profile::{Profile, Resources, Slurm};
 
 /// Seconds before a time limit or a preemption at which the workers are told.
@@ -212,6 +212,7 @@ fn train_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
     };
     let name = job.name(run);
     let resources = profile.resources(&job.step);
+    let batch = batch_of(run, &job.step).filter(|_| attempt > 1);
     let script = [
         head(run, job, &name, profile, &resources, "%x-%j.log"),
         // after a loss the training goes on with as many machines as there are
@@ -222,11 +223,34 @@ fn train_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
         format!("#SBATCH --signal=TERM@{WARNING_SECONDS}\n"),
         setup(profile),
         format!("export URBANCROSS_RENDEZVOUS={}-{attempt}-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}\n", run.id),
+        batch.map_or_else(String::new, |batch| nodes_that_share(batch, ranks_per_node)),
         // `srun` tells 143 whatever a rank said: the driver reads what the ranks have written
-        format!("srun --label --kill-on-bad-exit=1 {}\n", command(profile, &job.arguments(run, &site.spec))),
+        format!(
+            "srun --label --kill-on-bad-exit=1 {}{}\n",
+            if batch.is_some() { "--nodes=$nodes --ntasks=$ranks " } else { "" },
+            command(profile, &job.arguments(run, &site.spec))
+        ),
         "exit $?\n".to_owned(),
     ];
     Batch { name, script: script.concat() }
+}
+
+/// Size of a training's batch, as the run's spec has it.
+fn batch_of(run: &Run, step: &str) -> Option<u64> {
+    let section = if step_like(step) == ADAPT { ADAPT } else { "pretrain" };
+    let spec: toml::Table = toml::from_str(&run.spec).ok()?;
+    u64::try_from(spec.get(section)?.get("batch")?.as_integer()?).ok()
+}
+
+/// Lines that count the machines of a training that are used: all that it was given, but so few that ranks share the batch, each
+/// an equal part. They refuse any other.
+fn nodes_that_share(batch: u64, ranks_per_node: u32) -> String {
+    [
+        format!("nodes=$SLURM_NNODES batch={batch} each={ranks_per_node}\n"),
+        "while [ $nodes -gt 1 ] && [ $((batch % (nodes * each))) -ne 0 ]; do nodes=$((nodes - 1)); done\n".to_owned(),
+        "ranks=$((nodes * each))\n".to_owned(),
+    ]
+    .concat()
 }
 
 fn drive_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
@@ -334,6 +358,33 @@ mod tests {
         let given = Profile::parse("[stage.default]\ngpus = 8\n[stage.drive]\ngpus = 1\ncpus = 6\n").unwrap();
         let drive = &batches(&run(), &Job { step: "captions".into(), work: Work::Drive }, &given, &site(1001))[0];
         assert!(drive.script.contains("--cpus-per-task=6\n#SBATCH --gpus-per-node=1\n"), "{}", drive.script);
+    }
+
+    /// Of the machines that Slurm grants as many are used as can share the batch.
+    #[cfg(unix)]
+    #[test]
+    fn a_training_goes_on_with_machines_that_share_its_batch() {
+        let asked = |spec: &str, step: &str, (nodes, ranks_per_node): (u32, u32), granted: u32| {
+            let job = Job { step: step.into(), work: Work::Train { attempt: 2, nodes, ranks_per_node } };
+            let run = Run { spec: spec.to_owned(), ..run() };
+            let script = batches(&run, &job, &Profile::default(), &site(1001)).remove(0).script;
+            // what `srun` is told before the program
+            let script = format!("srun() {{ words=\"$*\"; echo \"${{words%% urbancross *}}\"; }}\n{script}");
+            let granted = granted.to_string();
+            let shell = std::process::Command::new("bash").args(["-c", &script]).env("SLURM_NNODES", granted).output();
+            String::from_utf8_lossy(&shell.unwrap().stdout).trim().to_owned()
+        };
+        let given = "--label --kill-on-bad-exit=1";
+        let shared = |nodes: u32, ranks: u32| format!("{given} --nodes={nodes} --ntasks={ranks}");
+        let spec = "[pretrain]\nbatch = 64\n";
+        for (granted, used) in [(4, 4), (3, 2), (2, 2), (1, 1)] {
+            assert_eq!(asked(spec, "pretrain", (4, 1), granted), shared(used, used), "of {granted}");
+        }
+        assert_eq!(asked("[pretrain]\nbatch = 40\n", "bootstrap", (5, 4), 4), shared(2, 8));
+        assert_eq!(asked("[adapt]\nbatch = 16\n", crate::job::VARIANT, (4, 2), 3), shared(2, 4));
+        // ranks say what is wrong with a batch that those of no number of machines share
+        assert_eq!(asked(spec, "pretrain", (4, 3), 4), shared(1, 3));
+        assert_eq!(asked("", "pretrain", (4, 1), 3), given);
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Asked {
         let Some(stage) = stages::map_stages(spec).into_iter().find(|stage| stage.output == of) else {
             return Ok(None);
         };
-        let weights = workers::weights::fetch(&build.work, spec).await?;
+        let weights = workers::weights::fetch(&build.work, spec, &build.stop).await?;
         let began = Instant::now();
         let context = StageContext {
             spec,

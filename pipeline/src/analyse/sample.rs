@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
 use manifests::{Artifact, PartFile, digest};
 use stages::stage::InputRows;
 use stages::table::{Columns, TableError, option_text};
 use wording::Tags;
 use workers::WorkerError;
+use workers::concurrently::in_order;
 use workers::parts::PartReader;
+use workers::stores::WorkStore;
 
 use crate::build::Build;
 
@@ -64,11 +67,22 @@ impl Sample {
         let most = draw.images.min(MOST_SAMPLED);
         let images = build.pin(Artifact::Images).await?;
         let mut drawn: BTreeMap<(String, String), u32> = BTreeMap::new();
-        for tags in &build.pin(Artifact::Geotags).await?.parts {
-            let Some(pixels) = images.part(tags.shard) else { continue };
-            let with_pixels = good_ids(build, Artifact::Images, pixels).await?;
-            for id in good_ids(build, Artifact::Geotags, tags).await?.intersection(&with_pixels) {
-                drawn.insert((place(draw.seed, id), id.clone()), tags.shard);
+        let both = build.pin(Artifact::Geotags).await?.parts;
+        let both = both.into_iter().filter_map(|tags| images.part(tags.shard).cloned().map(|pixels| (tags, pixels)));
+        let ids = both.map(|(tags, pixels)| {
+            let work = build.work.clone();
+            async move {
+                let (with_tags, with_pixels) = tokio::try_join!(
+                    good_ids(&work, Artifact::Geotags, &tags),
+                    good_ids(&work, Artifact::Images, &pixels)
+                )?;
+                Ok::<_, WorkerError>((tags.shard, &with_tags & &with_pixels))
+            }
+        });
+        let mut ids = in_order(ids, build.spec.work.concurrency, "a sample");
+        while let Some((shard, ids)) = ids.try_next().await? {
+            for id in ids {
+                drawn.insert((place(draw.seed, &id), id), shard);
                 if drawn.len() > most {
                     drawn.pop_last();
                 }
@@ -113,8 +127,8 @@ fn place(seed: u64, id: &str) -> String {
     digest::of_parts([&seed.to_le_bytes()[..], id.as_bytes()])
 }
 
-async fn good_ids(build: &Build, artifact: Artifact, part: &PartFile) -> Result<BTreeSet<String>, WorkerError> {
-    let rows = PartReader::open(&build.work, artifact, part).await?.read(&["image_id", "status"]).await?;
+async fn good_ids(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<BTreeSet<String>, WorkerError> {
+    let rows = PartReader::open(work, artifact, part).await?.read(&["image_id", "status"]).await?;
     let columns = Columns::new(artifact, &rows);
     let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
     Ok((0..rows.num_rows()).filter(|row| status.value(*row) == "ok").map(|row| ids.value(row).to_owned()).collect())

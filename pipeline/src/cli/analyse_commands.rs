@@ -24,6 +24,7 @@ use crate::page::analysis as page;
 use crate::progress::Progress;
 use crate::say;
 use crate::search::SearchModel;
+use crate::terminal::plain_lines;
 
 /// Tags that a line names.
 const NAMED: usize = 8;
@@ -187,7 +188,7 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     } else {
         let of_builds = analyses.iter().flat_map(|(_, one)| in_words(one));
         let lines = of_builds.chain(pairs.iter().flat_map(|(_, of)| pair_in_words(of)));
-        lines.into_iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+        lines.into_iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{}", plain_lines(&line))))?;
     }
     if let Some(path) = args.html {
         write_page(&path, &page::make(&analyses, &pairs, &now()).await?)?;

@@ -9,14 +9,17 @@ use workers::WorkerError;
 
 use super::arguments::{EngineName, RunArgs, SpecArgs, StepArgs};
 use super::engine_runs::{ray_profile, slurm_profile};
+use super::fits;
 use super::several::Whole;
 use super::told::{end_of_run, print_plan, print_status, shown};
-use super::{several_looks, simulate_commands, stop_flag};
+use super::{several_looks, simulate_commands, stop_flag, stop_flag_saying};
 use crate::build::Build;
 use crate::capacity::Question;
 use crate::diff::Since;
+use crate::doctor::{Finding, Machines};
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
+use crate::terminal::plain_lines;
 use crate::{aside, last_overrides, preflight, say};
 
 pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Question>, json: bool) -> Result<()> {
@@ -156,7 +159,7 @@ pub(super) async fn diff(args: &SpecArgs, since: &str, examples: usize, json: bo
         return Ok(());
     }
     for line in diff.in_words() {
-        say!("{line}");
+        say!("{}", plain_lines(&line));
     }
     Ok(())
 }
@@ -167,7 +170,7 @@ pub(super) async fn explain(args: &SpecArgs, what: &str) -> Result<()> {
     build.keep_listing().await?;
     note_missing_overrides(&build).await;
     for line in crate::explain::explain(&mut build, what).await? {
-        say!("{line}");
+        say!("{}", plain_lines(&line));
     }
     Ok(())
 }
@@ -203,13 +206,14 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, steps: StepArgs) -> R
 
 pub(super) async fn weights(spec: BuildSpec, fetch: bool, json: bool) -> Result<()> {
     let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
+    let stop = stop_flag_saying("what is fetched stays");
     if fetch {
         // the lock of the weights lies there
         if !spec.weights().is_empty() && !work.is_there().await? {
             aside!("note: creating the work store {}", work.url());
             work.make()?;
         }
-        workers::weights::fetch(&work, &spec).await?;
+        workers::weights::fetch(&work, &spec, &stop).await?;
     }
     let lines = workers::weights::lines(&work, &spec).await?;
     if json {
@@ -226,7 +230,7 @@ pub(super) async fn weights(spec: BuildSpec, fetch: bool, json: bool) -> Result<
             say!("  {}  {:>14} bytes  {name}", pin.sha256, pin.bytes);
         }
     }
-    let build = Build::connect(spec, stop_flag()).await?;
+    let build = Build::connect(spec, stop).await?;
     match crate::export::place_of_model(&build).await? {
         None => say!("the build's own model: not trained yet"),
         Some((record, path)) => {
@@ -252,7 +256,16 @@ pub(super) async fn doctor(
         }
     };
     let spec = spec.map(|path| BuildSpec::read(&path, set)).transpose()?;
-    let mut findings = crate::doctor::examine(spec.as_ref()).await;
+    let machines = match cluster {
+        None => Machines::This,
+        Some((engine, _)) => Machines::Others { see_files: engine == EngineName::Slurm },
+    };
+    let mut findings = crate::doctor::examine(spec.as_ref(), machines).await;
+    if let (Some(spec), Some((engine, _)), Some(profile)) = (&spec, cluster, &profile) {
+        let problems = fits::of_build(spec, None, (engine, profile));
+        let detail = if problems.is_empty() { "it fits the build".to_owned() } else { problems.join("; ") };
+        findings.push(Finding { what: "profile".into(), good: problems.is_empty(), detail });
+    }
     match (cluster, &profile) {
         (Some((EngineName::Ray, _)), Some(profile)) => findings.extend(crate::doctor::examine_ray(profile).await),
         (_, Some(profile)) => findings.extend(crate::doctor::examine_slurm(profile).await),

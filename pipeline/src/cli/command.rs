@@ -150,6 +150,11 @@ pub(super) enum Command {
         experiment: ExperimentArgs,
         #[command(flatten)]
         cluster: ClusterArgs,
+        #[arg(
+            long,
+            help = "For kubernetes: trainings as Kubeflow's TrainJobs, which people apply; drivers place Jobs"
+        )]
+        trainjob: bool,
         #[arg(long, short, value_name = "DIR", help = "Folder for the files; otherwise they are printed")]
         output: Option<PathBuf>,
     },

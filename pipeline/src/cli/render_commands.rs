@@ -12,6 +12,7 @@ use workers::WorkerError;
 
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
 use super::engine_runs::{no_cluster, options_of, ray_profile, read_profile, run_of, slurm_profile};
+use super::fits;
 use super::several::{Several, Whole, run_of_task};
 use crate::left_out::check_all;
 use crate::say;
@@ -22,8 +23,13 @@ pub(super) fn render(
     whole: &Whole,
     (until, experiment): (Option<String>, Vec<String>),
     cluster: &ClusterArgs,
+    train_jobs: bool,
     output: Option<&Path>,
 ) -> Result<()> {
+    if train_jobs && cluster.engine != EngineName::Kubernetes {
+        let why = "--trainjob: TrainJobs are objects of Kubernetes: use it with --engine kubernetes";
+        return Err(WorkerError::Configuration(why.into()).into());
+    }
     if let Some(until) = &until {
         check_all(whole.builds(), |spec| crate::run::check_until(spec, until))?;
     }
@@ -33,6 +39,7 @@ pub(super) fn render(
         EngineName::Ray => ray_profile(cluster.profile.as_deref())?,
         EngineName::Processes => return Err(no_cluster().into()),
     };
+    fits::check([whole], until.as_deref(), (cluster.engine, &profile))?;
     let steps = StepArgs { until: until.clone(), ..StepArgs::default() };
     let mut options = options_of(&RunArgs::default(), &steps, &FailedArgs::default());
     options.extend(experiment);
@@ -48,7 +55,7 @@ pub(super) fn render(
         }
         Whole::Several(several) => runs_of(several, options, until.as_deref(), &profile)?,
     };
-    for (name, text) in rendered(&runs, cluster.engine, &profile)? {
+    for (name, text) in rendered(&runs, (cluster.engine, train_jobs), &profile)? {
         match output {
             None => say!("# ---- {name}\n{text}"),
             Some(folder) => {
@@ -105,26 +112,31 @@ fn swept_jobs(spec: &BuildSpec, moves: Moves, profile: &Profile) -> Vec<Job> {
     all
 }
 
-/// The files of runs, by name.
+/// The files of runs, by name, for Kubernetes with TrainJobs instead of the jobs of trainings where they are asked for.
 fn rendered(
     runs: &[(Run, Vec<Job>)],
-    engine: EngineName,
+    (engine, train_jobs): (EngineName, bool),
     profile: &Profile,
 ) -> Result<Vec<(String, String)>, WorkerError> {
     let Some((first, _)) = runs.first() else { return Ok(Vec::new()) };
     match engine {
         EngineName::Slurm => Ok(runs.iter().flat_map(|(run, jobs)| slurm_files(run, jobs, profile)).collect()),
         EngineName::Kubernetes => {
-            let mut objects: Vec<_> =
-                runs.iter().map(|(run, _)| engines::kubernetes::config_map(run, profile)).collect();
-            for (run, jobs) in runs {
-                objects.extend(jobs.iter().map(|job| engines::kubernetes::job(run, job, profile)));
-            }
+            let read = runs.iter().map(|(run, _)| (engines::kubernetes::config_map(run, profile), None));
+            let jobs = runs.iter().flat_map(|(run, jobs)| jobs.iter().map(move |job| (run, job))).map(|(run, job)| {
+                let instead = train_jobs.then(|| engines::kubernetes::train_job(run, job, profile)).flatten();
+                (engines::kubernetes::job(run, job, profile), instead)
+            });
+            let (objects, instead): (Vec<_>, Vec<_>) = read.chain(jobs).unzip();
             let problems = engines::kubernetes::problems(&objects);
             if !problems.is_empty() {
                 return Err(WorkerError::Configuration(problems.join("; ")));
             }
-            let objects: Vec<_> = objects.iter().map(engines::kubernetes::Object::to_json).collect();
+            let objects: Vec<_> = objects
+                .iter()
+                .zip(instead)
+                .map(|(object, instead)| instead.unwrap_or_else(|| object.to_json()))
+                .collect();
             Ok(vec![(format!("uc-{}.yaml", first.id), engines::kubernetes::render(&objects))])
         }
         EngineName::Ray => {

@@ -11,6 +11,7 @@ use workers::reviews::{Decided, Looked};
 use super::arguments::SpecArgs;
 use super::numbers::within;
 use crate::review::{self, Ask, MOST_LISTED, Tally, Waits};
+use crate::terminal::plain_lines;
 use crate::{aside, say};
 
 #[derive(Debug, Args)]
@@ -138,17 +139,17 @@ fn print(image: &Looked) -> Result<()> {
     let waits = image.waits.map_or_else(String::new, |waits| format!("  {}", waits.words()));
     say!("{}{waits}", image.image_id);
     if !image.why.is_empty() {
-        say!("  {}", image.why);
+        say!("  {}", plain_lines(&image.why));
     }
     for caption in &image.captions {
-        say!("  \"{caption}\" ({})", image.captioner);
+        say!("  \"{}\" ({})", plain_lines(caption), image.captioner);
     }
     if let Some(tags) = &image.center_tags {
-        say!("  tags {tags}");
+        say!("  tags {}", plain_lines(tags));
     }
     if let Some(review) = &image.review {
         let pending = if image.pending { "; waits for the next run" } else { "" };
-        say!("  {}{pending}", review.in_words());
+        say!("  {}{pending}", plain_lines(&review.in_words()));
     }
     Ok(())
 }

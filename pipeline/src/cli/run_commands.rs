@@ -20,6 +20,7 @@ use super::stop_flag;
 use crate::engine::{KubernetesEngine, RayJobs, Slurm};
 use crate::run_record::{DRIVER, RunRecord, Submission};
 use crate::run_status::{RunStatus, begun_last, run_statuses};
+use crate::terminal::plain_lines;
 use crate::{aside, say};
 
 pub(super) async fn retry(whole: &Whole, errors: bool, shard: Option<u32>, stage: Option<&str>) -> Result<()> {
@@ -65,7 +66,12 @@ async fn retry_build(spec: &BuildSpec, shard: Option<u32>, stage: Option<&str>, 
     for of in stages.iter().filter(|of| stage.is_none_or(|name| name == of.name)) {
         for failed in reopen(&work, &spec.country, (of.name, of.output), shard).await? {
             let country = if named { format!(" of {}", spec.country) } else { String::new() };
-            say!("{:21} shard {}{country} is open again; it had failed: {}", of.name, failed.shard, failed.why());
+            say!(
+                "{:21} shard {}{country} is open again; it had failed: {}",
+                of.name,
+                failed.shard,
+                plain_lines(&failed.why())
+            );
             opened += 1;
         }
     }
@@ -104,7 +110,7 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
                 say!("\x1b[H\x1b[2J");
             }
             for line in runs.iter().flat_map(RunStatus::in_words) {
-                say!("{line}");
+                say!("{}", plain_lines(&line));
             }
         }
         let is_over = judged().all(|run| run.jobs.as_deref() == Some(""));
@@ -298,7 +304,21 @@ fn unknown(what: &str, name: &str, known: &[String]) -> anyhow::Error {
 
 fn is_error(line: &str) -> bool {
     line.starts_with("error")
-        || line.contains("\"level\":\"error\"")
-        || line.contains("warning:")
-        || line.contains(" WARN ")
+        || ["\"level\":\"error\"", "\"level\":\"warn\"", "warning:", " WARN "].iter().any(|mark| line.contains(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn errors_and_warnings_are_known_in_words_and_in_json() {
+        for (line, is_error) in [
+            ("error: no such file", true),
+            ("12:00 warning: the node is slow", true),
+            (r#"{"ts":1.0,"level":"error","message":"x"}"#, true),
+            (r#"{"ts":1.0,"level":"warn","message":"x"}"#, true),
+            (r#"{"ts":1.0,"level":"info","message":"warned"}"#, false),
+        ] {
+            assert_eq!(super::is_error(line), is_error, "{line}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use workers::stores::WorkStore;
 
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
 use super::engine_runs::{no_cluster, options_of, ray_profile, read_profile, run_of, slurm_profile};
+use super::fits;
 use super::render_commands::{begin_job, runs_of, steps_of};
 use super::several::{ExperimentArgs, Several, Whole, run_of_task};
 use super::submit_warnings::{warn_of_few_shards, warn_of_other_runs};
@@ -39,6 +40,7 @@ pub(super) async fn submit_all(
         preflight::check_elsewhere(spec, steps.until.as_deref(), cluster.engine == EngineName::Slurm)?;
         steps.until.iter().try_for_each(|until| crate::run::check_until(spec, until))
     })?;
+    fits::check(&all, steps.until.as_deref(), (cluster.engine, &Cluster::of(cluster)?.profile))?;
     let mut options = options_of(&RunArgs::default(), steps, failed);
     options.extend(experiment.options());
     for whole in all {

@@ -16,6 +16,7 @@ use crate::run_options::RunOptions;
 use crate::say;
 use crate::status::StatusLine;
 use crate::sweep::{Curve, Point};
+use crate::terminal::plain_lines;
 
 pub(super) fn print_plan(lines: &[PlanLine]) -> Result<()> {
     say!("{:21} {:>12} {:>10}  why", "step", "to compute", "up to date");
@@ -30,7 +31,7 @@ pub(super) fn print_plan(lines: &[PlanLine]) -> Result<()> {
         if !line.note.is_empty() {
             why.push(line.note.clone());
         }
-        say!("{:21} {rows:>12} {:>10}  {}", line.step, line.kept, why.join(", "));
+        say!("{:21} {rows:>12} {:>10}  {}", line.step, line.kept, plain_lines(&why.join(", ")));
     }
     Ok(())
 }

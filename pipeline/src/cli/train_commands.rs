@@ -71,7 +71,7 @@ async fn train_as_rank(spec: BuildSpec, training: Training, (retrain, swept): (b
         return Ok(());
     }
     let mut build = Build::open_work(spec, stop_flag()).await?;
-    build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+    build.weights = workers::weights::fetch(&build.work, &build.spec, &build.stop).await?;
     let mut ranks = meet(&build)?;
     let state = training_state(&build, training, retrain).await?;
     match swept {

@@ -176,7 +176,9 @@ impl KubernetesEngine {
                 return Ok(Err(error));
             }
             self.configure_outside().await?;
-            self.create(job).await?;
+            if let Err(error) = self.create_wanted(job, record).await? {
+                return Ok(Err(error));
+            }
             placing.is_created = true;
         }
         let Some(seen) = self.job(job).await? else {
@@ -212,8 +214,7 @@ impl KubernetesEngine {
         let job = self.map_job(map);
         placing.job = Some(job.clone());
         self.server.delete(&job.name(&self.run)).await?;
-        self.create(&job).await?;
-        Ok(Ok(()))
+        self.create_wanted(&job, record).await
     }
 
     /// Runs an attempt at a training after another until one ends well; whether that is enough the store says.
@@ -283,7 +284,9 @@ impl KubernetesEngine {
         if let Err(error) = begin(record, step, "", attempt).await {
             return Ok(Err(error));
         }
-        self.create(&self.train_job(step, attempt)).await?;
+        if let Err(error) = self.create_wanted(&self.train_job(step, attempt), record).await? {
+            return Ok(Err(error));
+        }
         *attempts = Attempts {
             began: Some(attempt),
             rounds: attempts.rounds + 1,
@@ -363,6 +366,17 @@ impl KubernetesEngine {
     /// Creates a job; `false`: there is one of its name.
     async fn create(&self, job: &Job) -> Result<bool, WorkerError> {
         self.server.create(&[kubernetes::job(&self.run, job, &self.profile)]).await
+    }
+
+    /// Creates a job, and takes it away again where somebody has cancelled the run meanwhile: they may have ended its
+    /// jobs before this one was among them.
+    async fn create_wanted(&self, job: &Job, record: &RunRecord<'_>) -> Result<Verdict<()>, WorkerError> {
+        self.create(job).await?;
+        let wanted = check_wanted(record).await;
+        if let Err(WorkerError::Stopped) = wanted {
+            self.server.delete(&job.name(&self.run)).await?;
+        }
+        Ok(wanted)
     }
 
     async fn job(&self, job: &Job) -> Result<Option<Seen>, WorkerError> {

@@ -158,22 +158,29 @@ impl Slurm {
             };
             record.place(&placement).await?;
         }
-        self.start_driver(&job.step, (&queued, &ended), &jobs).await
+        let driver = self.start_driver(&job.step, (&queued, &ended), &jobs).await;
+        // whoever has cancelled the run meanwhile may have listed its jobs before these were among them
+        if let Ok(true) = record.is_cancelled().await {
+            jobs.extend(driver.into_iter().flatten());
+            cancel(&jobs, false).await?;
+            return Err(WorkerError::Stopped);
+        }
+        driver.map(drop)
     }
 
-    /// Starts the driver that comes back when these jobs are gone.
+    /// Starts the driver that comes back when these jobs are gone; its job, unless there is one already.
     async fn start_driver(
         &self,
         step: &str,
         (queued, ended): (&[Queued], &BTreeSet<String>),
         jobs: &[String],
-    ) -> Result<(), WorkerError> {
+    ) -> Result<Vec<String>, WorkerError> {
         let driver = Job { step: step.to_owned(), work: Work::Drive };
         let own = std::env::var("SLURM_JOB_ID").unwrap_or_default();
         let name = driver.name(&self.run);
         // this driver may have the same name: it came back to a step that is not done
         if queued.iter().any(|queued| queued.name == name && queued.job != own && lives(queued)) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut arguments = vec![format!("--dependency=afterany:{}", jobs.join(":"))];
         // of this step they are at work, or their nodes start for them: a driver before this one has begun them, and could not
@@ -181,10 +188,11 @@ impl Slurm {
         let is_at_work = |queued: &&Queued| lives(queued) && jobs.contains(&queued.job);
         let others: Vec<Queued> = queued.iter().filter(|queued| !is_at_work(queued)).cloned().collect();
         arguments.extend(self.exclude(&others, ended, &BTreeSet::new()));
+        let mut started = Vec::new();
         for batch in batches(&self.run, &driver, &self.profile, &self.site) {
-            submit(&batch.script, &arguments).await?;
+            started.push(submit(&batch.script, &arguments).await?);
         }
-        Ok(())
+        Ok(started)
     }
 
     /// An argument that keeps jobs from `bad` nodes, and from those on which jobs of earlier steps still run: their plans
@@ -249,12 +257,18 @@ impl Slurm {
         let mut jobs: Vec<String> = self.queued().await?.into_iter().map(|queued| queued.job).collect();
         jobs.sort_unstable();
         jobs.dedup();
-        for job in &jobs {
-            let signal: &[&str] = if now { &["--signal=KILL", "--full"] } else { &[] };
-            ask("scancel", &[signal, &["--quiet", job]].concat(), None).await?;
-        }
+        cancel(&jobs, now).await?;
         Ok(jobs.len())
     }
+}
+
+/// Takes jobs out of the queue.
+async fn cancel(jobs: &[String], now: bool) -> Result<(), WorkerError> {
+    for job in jobs {
+        let signal: &[&str] = if now { &["--signal=KILL", "--full"] } else { &[] };
+        ask("scancel", &[signal, &["--quiet", job]].concat(), None).await?;
+    }
+    Ok(())
 }
 
 /// All jobs of a run that Slurm knows of.

@@ -9,7 +9,7 @@ use manifests::words::count;
 use manifests::{Plan, ShardPlan, paths};
 use stages::stage::Stage;
 use workers::WorkerError;
-use workers::claims::{ClaimBoard, FailedShard, Look, Withdrawal};
+use workers::claims::{ClaimBoard, FailedShard, Look, Withdrawal, pause_between_looks};
 use workers::map::MapResult;
 use workers::pull::{Collected, collect};
 
@@ -19,7 +19,7 @@ use crate::progress::{Progress, StageBar};
 use crate::run_options::RunOptions;
 use crate::run_record::{Placement, RunRecord};
 
-/// How often a driver looks how far its workers are.
+/// How often a driver looks how far its workers are, where a look takes no time.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it looks whether the plan is still where workers read it.
 const LOOK_FOR_PLAN_EVERY: Duration = Duration::from_secs(10);
@@ -33,6 +33,14 @@ const NUMBERED: usize = 20;
 
 async fn gather(build: &Build, engine: &Engine, plan: &Plan) -> Result<Collected, WorkerError> {
     collect(&build.work, &build.tables, plan, engine.lease(), build.spec.work.concurrency).await
+}
+
+/// Waits until the next look, after one that took so long, or until somebody stops the build.
+async fn wait(build: &Build, engine: &Engine, took: Duration) {
+    let (began, pause) = (Instant::now(), pause_between_looks(took, 1, engine.lease()).max(LOOK_EVERY));
+    while began.elapsed() < pause && !build.stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Rows of a plan that nobody has to make again: those of shards that are done, and what was put aside of others, which
@@ -72,8 +80,9 @@ pub(super) async fn map(
     let mut published: Option<Instant> = None;
     let (mut aside, mut reopened) = (BTreeMap::new(), 0);
     loop {
+        let began = Instant::now();
         let look = board.look().await?;
-        let turns = &look.shards;
+        let (took, turns) = (began.elapsed(), &look.shards);
         let closed = turns.values().filter(|(turn, _)| turn.is_closed()).count();
         bar.stand_at(rows_kept(&board, plan, &look, &mut aside).await?);
         if closed == turns.len() {
@@ -96,7 +105,7 @@ pub(super) async fn map(
             if build.stop.load(Ordering::Relaxed) {
                 return Err(WorkerError::Stopped);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            wait(build, engine, took).await;
             continue;
         }
         // what was said before this plan was published was said of what is no longer there either
@@ -139,7 +148,7 @@ pub(super) async fn map(
         }
         match placed {
             Placed::ComesBack => return Ok(None),
-            Placed::Waits => tokio::time::sleep(LOOK_EVERY).await,
+            Placed::Waits => wait(build, engine, took).await,
         }
     }
 }

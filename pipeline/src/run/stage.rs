@@ -107,7 +107,7 @@ pub(super) async fn run_stage(
             return settle(build, stage, &model, Some(summary), all).await.map(StageEnd::Done);
         }
         progress.note(&format!(
-            "{}: another run changed {} meanwhile; planning again",
+            "{}: another run changed {} meanwhile, or `gc` began to clear up; planning again",
             stage.name,
             count(published.overtaken.len(), "shard")
         ));

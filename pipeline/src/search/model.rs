@@ -91,7 +91,7 @@ impl SearchModel {
                  its build"
             )));
         }
-        let weights = workers::weights::fetch(&build.work, &build.spec).await?;
+        let weights = workers::weights::fetch(&build.work, &build.spec, &build.stop).await?;
         let stage = stages::map_stages(&build.spec).into_iter().find(|s| s.output == Artifact::StructuredEmbeddings);
         let fields = match stage.map(|stage| stage.model) {
             Some(ModelUse::Named(fields)) => fields,
@@ -145,7 +145,8 @@ impl SearchModel {
             name,
             digest: record.trained.model_digest.clone(),
             folder,
-            spec: source.spec.clone(),
+            // as it was measured
+            spec: pair.network_of(&source.spec),
             sentences: None,
             changed_since: changed_since(record, source, target).await?,
         })

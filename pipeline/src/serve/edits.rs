@@ -73,7 +73,9 @@ async fn refresh(
     let origin = origin(build, before.part(first.shard), first).await.unwrap_or_default();
     let mut images = None;
     if moved.len() <= MOST_SHARDS && is_counted(version) {
-        let changes = between(&build.work, Artifact::TagRefreshes, (&before, &after), 0).await.ok();
+        // nobody accepts rows of this table
+        let of = (&before, &after);
+        let changes = between(&build.work, Artifact::TagRefreshes, of, (("", ""), &[]), 0).await.ok();
         images = changes.map(|changes| changes.added + changes.removed + changes.changed);
     }
     let number = origin.sequence.map_or(String::new(), |sequence| format!(" {sequence}"));
@@ -151,6 +153,7 @@ pub(super) async fn edited(build: &Build, version: u64) -> Result<Option<Edited>
 
 fn moved(of: &TableDiff) -> Moved {
     let changes = &of.changes;
+    let accepted = (changes.accepted > 0).then(|| format!("{} accepted", changes.accepted));
     Moved {
         step: of.step.to_owned(),
         added: changes.added,
@@ -159,7 +162,7 @@ fn moved(of: &TableDiff) -> Moved {
         remade: changes.remade,
         carried: changes.carried,
         kept: changes.kept,
-        why: changes.causes.iter().map(|(cause, rows)| format!("{rows} {cause}")).collect(),
+        why: changes.causes.iter().map(|(cause, rows)| format!("{rows} {cause}")).chain(accepted).collect(),
     }
 }
 

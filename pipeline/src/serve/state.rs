@@ -32,7 +32,7 @@ pub(super) struct Looks {
 /// Looks at a build.
 pub(super) async fn look(build: &Build, looks: &mut Looks, now: f64) -> Result<BuildState, WorkerError> {
     let country = &build.spec.country;
-    let at_work = lease::is_held(&build.work, country).await?;
+    let at_work = lease::is_held(&build.work, country, (now * 1000.0) as i64).await?;
     let mut summaries: BTreeMap<&str, Summary> = BTreeMap::new();
     for stage in stages::map_stages(&build.spec) {
         let summary = build.work.get_record::<Summary>(&paths::summary(country, stage.name)).await?;

@@ -56,7 +56,7 @@ impl Swept {
         for artifact in training_inputs(&build.spec, Training::Pretrain) {
             pin(&build, artifact).await?;
         }
-        build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+        build.weights = workers::weights::fetch(&build.work, &build.spec, &build.stop).await?;
         // other settings of a training leave the segments as they are: a bootstrap would follow them, too
         if moves == Moves::Segments
             && let Some(step) = beside::segments(&mut build, engine, allow_failed, progress).await?

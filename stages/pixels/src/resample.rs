@@ -52,7 +52,7 @@ pub fn clip_view(rgb: &Rgb, side: u32) -> Rgb {
 
 /// Start and length, in source pixels, of the window of one axis that becomes `side` pixels when the
 /// axis of `length` pixels is scaled so that `short` becomes `side`.
-fn centre_window(length: u32, short: u32, side: u32) -> (f64, f64) {
+pub(crate) fn centre_window(length: u32, short: u32, side: u32) -> (f64, f64) {
     let resized = u64::from(length) * u64::from(side) / u64::from(short);
     let scale = f64::from(length) / resized as f64;
     // The resized axis is at least `side` long because `length >= short`.

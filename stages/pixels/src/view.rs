@@ -3,6 +3,7 @@
 use choices::{Background, Canvas};
 
 use crate::mask::Rle;
+use crate::resample::centre_window;
 use crate::{CLIP_MEAN, PixelError, Rgb};
 
 /// How a segment is shown.
@@ -38,10 +39,7 @@ pub fn segment_view(rgb: &Rgb, rle: &Rle, view: View) -> Result<Rgb, PixelError>
             ),
         });
     }
-    let [left, top, width, height] = match view.canvas {
-        Canvas::Full => [0, 0, rgb.width, rgb.height],
-        Canvas::Cropped => widened(rle.bbox_xywh(), view.margin, rgb.width, rgb.height)?,
-    };
+    let [left, top, width, height] = canvas(rle, view)?;
     let mask = rle.to_row_major();
     if !mask.contains(&1) {
         return Err(PixelError::Shape { what: "the mask of a segment view is empty".to_owned() });
@@ -60,6 +58,38 @@ pub fn segment_view(rgb: &Rgb, rle: &Rle, view: View) -> Result<Rgb, PixelError>
         }
     }
     Ok(shown)
+}
+
+/// Whether CLIP at an input of `side` pixels sees anything of a segment: it is given the middle square of a view
+/// ([`crate::clip_view`]), where a segment that lies beside it would be a blank picture. A pixel lies where its centre
+/// does. What [`segment_view`] refuses counts as seen.
+pub fn is_seen(rle: &Rle, view: View, side: u32) -> bool {
+    let Ok([left, top, width, height]) = canvas(rle, view) else { return true };
+    if width == height {
+        return true;
+    }
+    let seen = |first: u32, length: u32| {
+        let (start, window) = centre_window(length, width.min(height), side.max(1));
+        let centred = |edge: f64| first as usize + (edge - 0.5).ceil() as usize;
+        centred(start)..centred(start + window)
+    };
+    let (columns, rows, height) = (seen(left, width), seen(top, height), rle.height as usize);
+    rle.runs().any(|(start, end)| {
+        let (first, last) = (start / height, (end - 1) / height);
+        (first.max(columns.start)..(last + 1).min(columns.end)).any(|x| {
+            let from = if x == first { start % height } else { 0 };
+            let to = if x == last { (end - 1) % height + 1 } else { height };
+            from < rows.end && rows.start < to
+        })
+    })
+}
+
+/// What of the image is shown: left, top, width, height.
+fn canvas(rle: &Rle, view: View) -> Result<[u32; 4], PixelError> {
+    match view.canvas {
+        Canvas::Full => Ok([0, 0, rle.width, rle.height]),
+        Canvas::Cropped => widened(rle.bbox_xywh(), view.margin, rle.width, rle.height),
+    }
 }
 
 /// The box with a margin, inside the image.
@@ -132,6 +162,44 @@ mod tests {
         assert_eq!(wider.pixels()[0], [123, 117, 104]);
         assert_eq!(wider.pixels()[5], [5, 100, 200]);
         assert_eq!(cropped(1e30).width, 4);
+    }
+
+    #[test]
+    fn what_lies_beside_the_middle_square_is_not_seen() {
+        // 40 x 20 pixels: CLIP is given columns 10 to 29
+        let of = |lies: &dyn Fn(usize, usize) -> bool| {
+            let bits: Vec<bool> = (0..800).map(|at| lies(at % 40, at / 40)).collect();
+            Rle::from_row_major(&bits, 20, 40).unwrap()
+        };
+        let rgb = Rgb::new(40, 20, (0..2400).map(|at| (at % 199) as u8).collect()).unwrap();
+        for side in [20, 32, 224] {
+            for (mask, seen) in [
+                (of(&|x, _| x < 6), false),
+                (of(&|x, _| x < 10), false),
+                (of(&|x, _| x < 11), true),
+                (of(&|x, y| x == 29 && y == 19), true),
+                (of(&|x, _| x > 29), false),
+                // on both sides of it
+                (of(&|x, y| !(10..30).contains(&x) && y > 5), false),
+                (of(&|x, _| x < 40), true),
+            ] {
+                assert_eq!(is_seen(&mask, FULL, side), seen, "{:?} at {side}", mask.bbox_xywh());
+                // without scaling no pixel has a part in its neighbours
+                if side == 20 {
+                    let view = crate::clip_view(&segment_view(&rgb, &mask, FULL).unwrap(), side);
+                    assert_eq!(view.data.iter().any(|&value| value < 255), seen, "{:?}", mask.bbox_xywh());
+                }
+            }
+        }
+        // a wide box is cut, too
+        let ends = of(&|x, y| y == 3 && !(5..35).contains(&x));
+        assert!(!is_seen(&ends, cropped_by(0.0), 20));
+        assert!(is_seen(&of(&|x, _| x < 6), cropped_by(0.0), 20), "the canvas is its box");
+        // a square has nothing beside its middle
+        let square = Rle::from_row_major(&[1u8, 0, 0, 0], 2, 2).unwrap();
+        assert!(is_seen(&square, FULL, 20));
+        let empty = Rle::from_row_major(&[0u8; 4], 2, 2).unwrap();
+        assert!(is_seen(&empty, FULL, 20), "it is refused where it is to be shown");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn look(at: LookAt<'_>, epochs: usize) -> Result<Vec<Sampled>, StageError> {
     if !settings(at.pair)?.source_pairs {
         return Ok(Vec::new());
     }
-    let opened = Opened::load(at.source_spec, at.checkpoint)?;
+    let opened = Opened::load(&at.pair.network_of(at.source_spec), at.checkpoint)?;
     let embedded = opened.embed(at.source_spec, at.target)?;
     let model = (&opened.network, &opened.tokenizer);
     let mut batches = batches_of(at.source_spec, at.pair, model, (at.source, at.target), (embedded, (0, 1)))?;

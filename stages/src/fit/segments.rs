@@ -3,13 +3,14 @@
 
 use manifests::spec::ScoreSpec;
 use models::dual_encoder::DualEncoder;
+use pixels::mask::Rle;
 use pixels::view::segment_view;
 use pixels::{DecodeLimits, Rgb};
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::Encoder;
 use crate::image_embeddings::encode_views;
-use crate::segment_features::view_of;
+use crate::segment_features::{is_seen, view_of};
 use crate::segment_scores::cosine;
 use crate::stage::StageError;
 use crate::text_embeddings::encode_texts;
@@ -51,7 +52,8 @@ impl Watched {
         let mut watched = Vec::new();
         for group in filled.into_iter().take(GROUPS) {
             let read = rows.read(group).map_err(|e| e.to_string())?;
-            for row in read.iter().filter(|row| row.segments.len() > 1 && !row.captions.is_empty()) {
+            let has_several = |row: &&TrainRow| shown(row, score, side_px).count() > 1;
+            for row in read.iter().filter(has_several).filter(|row| !row.captions.is_empty()) {
                 if watched.len() < IMAGES {
                     watched.push(prepared(row, score, limits, side_px)?);
                 }
@@ -74,6 +76,11 @@ impl Watched {
     }
 }
 
+/// The segments of which the network sees something.
+fn shown<'a>(row: &'a TrainRow, score: &'a ScoreSpec, side_px: u32) -> impl Iterator<Item = &'a (Rle, f32)> {
+    row.segments.iter().filter(move |(rle, _)| is_seen(rle, score, side_px))
+}
+
 fn prepared(
     row: &TrainRow,
     score: &ScoreSpec,
@@ -82,7 +89,7 @@ fn prepared(
 ) -> Result<(SeenSegments, String, Vec<Rgb>), String> {
     let named = |e: String| format!("image {}: {e}", row.image_id);
     let rgb = pixels::decode(&row.bytes, limits).map_err(|e| named(e.to_string()))?;
-    let mut segments: Vec<_> = row.segments.iter().collect();
+    let mut segments: Vec<_> = shown(row, score, side_px).collect();
     segments.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     segments.truncate(SEGMENTS);
     let view = |rle| segment_view(&rgb, rle, view_of(score)).map(|view| pixels::clip_view(&view, side_px));

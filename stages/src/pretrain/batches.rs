@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
 
 use super::reader::{HeldRow, Reader};
-use crate::segment_features::view_of;
+use crate::segment_features::{is_seen, view_of};
 use crate::stage::StageError;
 use crate::train_rows::{TrainRow, TrainRows, caption_key, key_of_digest, rows_of};
 
@@ -159,7 +159,8 @@ impl Preparer<'_> {
         let side = self.side_px as u32;
         pixels_hwc.copy_from_slice(&augment(&rgb, side, &self.spec.augment, &mut rng).data);
         let captions = self.captions(row, &mut rng).map_err(named)?;
-        let mut segments: Vec<&(Rle, f32)> = row.segments.iter().collect();
+        let seen = |(rle, _): &&(Rle, f32)| is_seen(rle, &self.score, side);
+        let mut segments: Vec<&(Rle, f32)> = row.segments.iter().filter(seen).collect();
         segments.shuffle(&mut rng);
         segments.truncate(self.spec.segments_per_image);
         let shown = view_of(&self.score);
@@ -210,6 +211,8 @@ fn without_some_words(caption: &str, share: f64, rng: &mut ChaCha8Rng) -> String
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -218,6 +221,43 @@ mod tests {
         assert_eq!(draw(1, 2, "a"), draw(1, 2, "a"));
         assert_ne!(draw(1, 2, "a"), draw(1, 3, "a"));
         assert_ne!(draw(1, 2, "a"), draw(1, 2, "b"));
+    }
+
+    #[test]
+    fn a_segment_beside_the_middle_square_is_absent() {
+        let rgb = pixels::Rgb::new(40, 20, (0..2400).map(|at| (at % 199) as u8).collect()).unwrap();
+        let of_columns = |columns: std::ops::Range<usize>| {
+            let bits: Vec<bool> = (0..800).map(|at| columns.contains(&(at % 40))).collect();
+            Rle::from_row_major(&bits, 20, 40).unwrap()
+        };
+        let (unseen, seen) = (of_columns(0..6), of_columns(0..14));
+        let row = |segments: Vec<(Rle, f32)>| TrainRow {
+            image_id: "a".into(),
+            bytes: pixels::encode_png(&rgb),
+            bytes_digest: "0a".into(),
+            captions: vec!["a road".into()],
+            segments,
+            embedded: None,
+        };
+        let tokenizer = Tokenizer::train(["a road"; 2], 80).unwrap();
+        let mut preparer = Preparer {
+            spec: PretrainSpec::default(),
+            score: ScoreSpec::default(),
+            limits: DecodeLimits::default(),
+            side_px: 20,
+            context_length: 16,
+            tokenizer: &tokenizer,
+            used_pixels: Vec::new(),
+        };
+        let mut of = |segments: Vec<(Rle, f32)>| {
+            let made = preparer.batch(&[(Arc::new(vec![row(segments)]), 0)], 0).unwrap().segments.unwrap();
+            (made.pixels_shwc, made.row_of_segment, made.weights)
+        };
+        let view = segment_view(&rgb, &seen, view_of(&ScoreSpec::default())).unwrap();
+        let wanted = (pixels::clip_view(&view, 20).data, vec![0], vec![0.5]);
+        assert_eq!(of(vec![(unseen.clone(), 1.0), (seen.clone(), 0.5)]), wanted);
+        assert_eq!(of(vec![(unseen, 1.0)]).2, [0.0; 0]);
+        assert_eq!(of(vec![(seen, 0.5)]), wanted, "bit for bit as it was");
     }
 
     #[test]

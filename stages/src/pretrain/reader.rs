@@ -1,6 +1,6 @@
 //! Rows of a split in the order of training.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use training::batch::BoxError;
@@ -59,27 +59,103 @@ impl<'a> Reader<'a> {
         }
         let batch = self.epoch.as_ref().and_then(|(_, batches)| batches.get(step));
         let batch = batch.ok_or_else(|| format!("step {step} is beyond epoch {epoch}"))?;
-        let own = rank_slice(batch, rank, world_size)?.to_vec();
-        own.into_iter()
-            .map(|row| {
-                let place = self.order.place(row);
-                Ok((self.row_group(place.row_group)?, place.row as usize))
-            })
-            .collect()
+        let own = rank_slice(batch, rank, world_size)?.iter().map(|&row| self.order.place(row)).collect::<Vec<_>>();
+        self.hold(&own.iter().map(|place| place.row_group).collect())?;
+        let held = |group: u32| self.held.get(&group).ok_or_else(|| format!("row group {group} was not read"));
+        own.into_iter().map(|place| Ok((held(place.row_group)?.clone(), place.row as usize))).collect()
     }
 
-    fn row_group(&mut self, group: u32) -> Result<Arc<Vec<TrainRow>>, BoxError> {
-        self.used.retain(|&g| g != group);
-        self.used.push(group);
-        if let Some(rows) = self.held.get(&group) {
-            return Ok(rows.clone());
+    /// Reads those of the row groups that are not held, all together, and lets go of those that were not wanted for
+    /// longest.
+    fn hold(&mut self, wanted: &BTreeSet<u32>) -> Result<(), BoxError> {
+        self.used.retain(|group| !wanted.contains(group));
+        let most_others = self.most_groups.saturating_sub(wanted.len());
+        let gone = self.used.len().saturating_sub(most_others);
+        for group in self.used.drain(..gone) {
+            self.held.remove(&group);
         }
-        while self.held.len() >= self.most_groups {
-            let oldest = self.used.remove(0);
-            self.held.remove(&oldest);
+        let missing: Vec<u32> = wanted.iter().filter(|group| !self.held.contains_key(*group)).copied().collect();
+        let read = self.rows.read_many(&missing.iter().map(|&group| group as usize).collect::<Vec<_>>())?;
+        self.held.extend(missing.into_iter().zip(read.into_iter().map(Arc::new)));
+        self.used.extend(wanted);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train_rows::RowsError;
+
+    /// Eight groups of four rows. Where `together` is set, it says how many groups were asked for at once.
+    struct Eight {
+        lengths: [u32; 8],
+        together: Option<Vec<usize>>,
+        reads: usize,
+    }
+
+    impl TrainRows for Eight {
+        fn groups(&self) -> &[u32] {
+            &self.lengths
         }
-        let rows = Arc::new(self.rows.read(group as usize)?);
-        self.held.insert(group, rows.clone());
-        Ok(rows)
+
+        fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, RowsError> {
+            self.reads += 1;
+            let row = |row: u32| TrainRow {
+                image_id: format!("{group}-{row}"),
+                bytes: Vec::new(),
+                bytes_digest: String::new(),
+                captions: Vec::new(),
+                segments: Vec::new(),
+                embedded: None,
+            };
+            Ok((0..self.lengths[group]).map(row).collect())
+        }
+
+        fn read_many(&mut self, groups: &[usize]) -> Result<Vec<Vec<TrainRow>>, RowsError> {
+            self.together.iter_mut().for_each(|together| together.push(groups.len()));
+            groups.iter().map(|&group| self.read(group)).collect()
+        }
+
+        fn captions(&mut self) -> Result<Vec<String>, RowsError> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn the_row_groups_of_a_window_are_read_together_and_each_once() {
+        let mut rows = Eight { lengths: [4; 8], together: Some(Vec::new()), reads: 0 };
+        let mut reader = Reader::new("pretrain", &mut rows, 4, ("pretrain.batch", 8), 7).unwrap();
+        let mut seen = BTreeSet::new();
+        for step in 0..reader.steps_per_epoch() {
+            for (group, row) in reader.batch(0, step, (0, 1)).unwrap() {
+                seen.insert(group[row].image_id.clone());
+            }
+            assert!(reader.held.len() <= 8 && reader.used.len() == reader.held.len());
+        }
+        assert_eq!((seen.len(), reader.steps_per_epoch()), (32, 4));
+        drop(reader);
+        let together = rows.together.unwrap();
+        assert!(rows.reads == 8 && together[0] > 1, "{} reads: {together:?}", rows.reads);
+    }
+
+    #[test]
+    fn no_more_than_two_windows_are_held_and_ranks_read_what_one_would() {
+        let ids = |world_size: usize| {
+            let mut of_ranks = Vec::new();
+            for rank in 0..world_size {
+                let mut rows = Eight { lengths: [4; 8], together: None, reads: 0 };
+                let mut reader = Reader::new("pretrain", &mut rows, 1, ("pretrain.batch", 4), 7).unwrap();
+                for step in 0..reader.steps_per_epoch() {
+                    for (group, row) in reader.batch(1, step, (rank, world_size)).unwrap() {
+                        of_ranks.push((step, rank, group[row].image_id.clone()));
+                    }
+                    assert!(reader.held.len() <= 2, "{} groups", reader.held.len());
+                }
+            }
+            of_ranks.sort_by_key(|(step, rank, _)| (*step, *rank));
+            of_ranks.into_iter().map(|(_, _, id)| id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(1), ids(2));
     }
 }

@@ -8,7 +8,7 @@ use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 
 use super::init::{check_vocabulary, described, preset};
-use crate::device::{device, dtype};
+use crate::device::{device, dtype, opening_error};
 use crate::network::Network;
 use crate::stage::StageError;
 use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
@@ -31,7 +31,8 @@ pub struct Start<'a> {
 /// the file that the spec names.
 ///
 /// # Errors
-/// [`StageError::Configuration`] for files that are not here, cannot be read or are another network's.
+/// [`StageError::Configuration`] for files that are not here, cannot be read or are another network's,
+/// [`StageError::Unreachable`] for those that are not read now.
 pub fn open_network(
     stage: &'static str,
     start: &Start<'_>,
@@ -42,7 +43,7 @@ pub fn open_network(
     let model = &start.spec.model;
     if let Some(folder) = start.warm_start {
         let clip = Clip::load(folder, &device, dtype)
-            .map_err(|e| configuration(format!("warm start {}: {e}", folder.display())))?;
+            .map_err(|e| opening_error(stage, &device, format!("warm start {}: {e}", folder.display()), &e))?;
         let tokenizer = read_tokenizer(stage, &folder.join(TOKENIZER_FILE))?;
         return Ok((clip, tokenizer));
     }
@@ -63,7 +64,8 @@ pub fn open_network(
         }
     }
     .map_err(|e| {
-        configuration(format!("model {}: {e}", if model.init.is_empty() { model.preset.name() } else { &model.init }))
+        let name = if model.init.is_empty() { model.preset.name() } else { &model.init };
+        opening_error(stage, &device, format!("model {name}: {e}"), &e)
     })?;
     check_vocabulary(&tokenizer, clip.config()).map_err(configuration)?;
     Ok((clip, tokenizer))

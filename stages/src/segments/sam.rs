@@ -12,7 +12,7 @@ use models::sam::generator::{MaskGenerator, MaskGeneratorSettings, MaskRecord};
 use pixels::Rgb;
 
 use super::{NAME, Quality, SAM_WEIGHTS, Segment};
-use crate::device::dtype;
+use crate::device::{dtype, opening_error};
 use crate::stage::{StageContext, StageError};
 
 pub(super) struct MaskEverything {
@@ -63,9 +63,9 @@ impl MaskEverything {
     pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
         let weights = context.weights(NAME, SAM_WEIGHTS)?;
         let spec = &context.spec.segment.sam;
-        let configuration = |e: ModelError| StageError::Configuration { stage: NAME, why: format!("segment.sam: {e}") };
         let device = context.device(NAME)?;
-        let sam = Sam::load(weights, &device, dtype(context.spec)).map_err(configuration)?;
+        let sam = Sam::load(weights, &device, dtype(context.spec))
+            .map_err(|e| opening_error(NAME, &device, format!("segment.sam: {e}"), &e))?;
         Ok(Self {
             sam,
             device,

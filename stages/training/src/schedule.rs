@@ -10,8 +10,12 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
-    /// The base rate throughout.
-    Constant,
+    /// The base rate throughout, once it has risen to it.
+    Constant {
+        /// Steps of the linear rise.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        warmup_steps: usize,
+    },
     /// Linear rise to the base rate, then half a cosine down to zero (open_clip's `cosine_lr`).
     WarmupCosine {
         /// Steps of the rise.
@@ -23,7 +27,15 @@ pub enum Schedule {
         factor: f64,
         /// Epochs between decays.
         every_epochs: usize,
+        /// Steps of the linear rise.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        warmup_steps: usize,
     },
+}
+
+/// No rise leaves no trace, so that checkpoints from before the field go on.
+fn is_zero(steps: &usize) -> bool {
+    *steps == 0
 }
 
 /// Length of a run.
@@ -45,19 +57,20 @@ impl RunLength {
 impl Schedule {
     /// Learning rate of `step`, counted from 0 over the whole run.
     pub fn learning_rate(&self, base: f64, step: usize, length: RunLength) -> f64 {
+        let risen = |warmup_steps: usize| {
+            if step < warmup_steps { base * (step + 1) as f64 / warmup_steps as f64 } else { base }
+        };
         match *self {
-            Self::Constant => base,
-            Self::WarmupCosine { warmup_steps } if step < warmup_steps => {
-                base * (step + 1) as f64 / warmup_steps as f64
-            }
+            Self::Constant { warmup_steps } => risen(warmup_steps),
+            Self::WarmupCosine { warmup_steps } if step < warmup_steps => risen(warmup_steps),
             Self::WarmupCosine { warmup_steps } => {
                 let falling = length.steps().saturating_sub(warmup_steps).max(1);
                 let progress = ((step - warmup_steps) as f64 / falling as f64).min(1.0);
                 base * 0.5 * (1.0 + (PI * progress).cos())
             }
-            Self::StepDecay { factor, every_epochs } => {
+            Self::StepDecay { factor, every_epochs, warmup_steps } => {
                 let epoch = step / length.steps_per_epoch.max(1);
-                base * factor.powi((epoch / every_epochs.max(1)) as i32)
+                risen(warmup_steps) * factor.powi((epoch / every_epochs.max(1)) as i32)
             }
         }
     }
@@ -68,7 +81,7 @@ impl Schedule {
     /// A decay factor outside (0, 1] or a period of 0 epochs.
     pub fn check(&self) -> Result<()> {
         match *self {
-            Self::StepDecay { factor, every_epochs } if !(factor > 0.0 && factor <= 1.0) || every_epochs == 0 => {
+            Self::StepDecay { factor, every_epochs, .. } if !(factor > 0.0 && factor <= 1.0) || every_epochs == 0 => {
                 let problem =
                     format!("factor {factor} every {every_epochs} epochs: needs 0 < factor <= 1 and at least 1 epoch");
                 Err(Error::argument("schedule", problem))
@@ -98,12 +111,38 @@ mod tests {
 
     #[test]
     fn step_decay_follows_the_paper() {
-        let schedule = Schedule::StepDecay { factor: 0.3, every_epochs: 10 };
+        let schedule = Schedule::StepDecay { factor: 0.3, every_epochs: 10, warmup_steps: 0 };
         let rate = |epoch: usize| schedule.learning_rate(1e-5, epoch * 10, LENGTH);
         assert_eq!(rate(9), 1e-5);
         assert!((rate(10) - 3e-6).abs() < 1e-18);
         assert!((rate(29) - 9e-7).abs() < 1e-18);
-        assert!(Schedule::StepDecay { factor: 0.0, every_epochs: 1 }.check().is_err());
+        assert!(Schedule::StepDecay { factor: 0.0, every_epochs: 1, warmup_steps: 0 }.check().is_err());
+    }
+
+    #[test]
+    fn every_schedule_warms_up() {
+        for schedule in [
+            Schedule::Constant { warmup_steps: 20 },
+            Schedule::StepDecay { factor: 0.3, every_epochs: 10, warmup_steps: 20 },
+            Schedule::WarmupCosine { warmup_steps: 20 },
+        ] {
+            let rates = [0, 9, 19, 20].map(|step| schedule.learning_rate(1.0, step, LENGTH));
+            assert_eq!(rates, [0.05, 0.5, 1.0, 1.0], "{schedule:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_warm_up_is_written_as_it_was_before_it_could() {
+        for (schedule, text) in [
+            (Schedule::Constant { warmup_steps: 0 }, r#"{"kind":"constant"}"#),
+            (
+                Schedule::StepDecay { factor: 0.5, every_epochs: 10, warmup_steps: 0 },
+                r#"{"kind":"step_decay","factor":0.5,"every_epochs":10}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&schedule).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Schedule>(text).unwrap(), schedule);
+        }
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub const TARGETS: [Target; 18] = [
     Target {
         name: "spec",
         read: files::spec,
-        corpora: &[("manifests", ".toml"), ("manifests/pairs", ".toml"), ("tests/fuzz/corpus/spec", "")],
+        corpora: &[("manifests", ".toml"), ("deploy", "pair.toml"), ("tests/fuzz/corpus/spec", "")],
         made: Vec::new,
     },
     Target { name: "record", read: stored::record, corpora: &[("tests/fuzz/corpus/record", "")], made: Vec::new },

@@ -29,7 +29,7 @@ const FOR_SMALL_DATA: [&str; 2] = [
 ];
 
 /// The same of a pair: 16 labelled images are more than there are.
-const FOR_SMALL_PAIRS: [&str; 1] = ["adapt.batch=2"];
+const FOR_SMALL_PAIRS: [&str; 2] = ["adapt.batch=2", "adapt.precision=f32"];
 
 /// The CSV of SkyScript that the countries read.
 const TABLE: &str = "dataframe/SkyScript_train_top30pct_filtered_by_CLIP_openai.csv";

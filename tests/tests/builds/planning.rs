@@ -20,8 +20,11 @@ use pipeline_tests::{World, column, edit_a_finnish_image, open, run, run_with};
 use stages::stage::StageContext;
 use workers::WorkerError;
 use workers::fetch::FetchSettings;
-use workers::map::{MapContext, Observer, map_plan};
+use workers::join::{COMMITTED_COLUMNS, ShardJoin};
+use workers::map::{MapContext, MapResult, Observer, map_plan};
+use workers::parts::PartReader;
 use workers::publish::publish;
+use workers::slices::InputStores;
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
 
@@ -163,11 +166,12 @@ async fn what_a_killed_run_has_finished_waits_for_publishing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_while_rows_of_before_are_copied_loses_none() {
     let world = World::new(300);
-    let build = open(world.spec("work", &["work.shards=1"])).await.unwrap();
+    let mut build = open(world.spec("work", &["work.shards=1"])).await.unwrap();
+    let reads = Reads::count_of(&mut build);
     build.claim_layout().await.unwrap();
     let (plan, stage) = (planned(&build).await, stages::geotags::stage());
     let partial = paths::partial("finland", stage.name, &plan.shard_key(0));
-    let aside_after = async |chunks: usize| {
+    let mapped = async |chunks: usize| -> MapResult {
         let stops = StopsAfter { chunks: AtomicUsize::new(chunks), stop: AtomicBool::new(false) };
         let context = MapContext {
             work: &build.work,
@@ -186,13 +190,56 @@ async fn a_stop_while_rows_of_before_are_copied_loses_none() {
             server: None,
             stop: Arc::default(),
         };
-        let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await.unwrap();
+        map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await.unwrap()
+    };
+    let aside = async || build.work.get_sealed::<PartFile>(&partial).await.unwrap();
+    let aside_after = async |chunks: usize| {
+        let mapped = mapped(chunks).await;
         assert!(mapped.stopped && mapped.finished.is_empty());
-        build.work.get_sealed::<PartFile>(&partial).await.unwrap().unwrap().rows
+        aside().await.unwrap().rows
     };
     let two_chunks = aside_after(2).await;
     assert!((129..300).contains(&two_chunks), "{two_chunks}");
     assert_eq!(aside_after(1).await, two_chunks);
+
+    let part = aside().await.unwrap();
+    let path = world.path("work").join(paths::table(Artifact::Geotags)).join(&part.path);
+    let stores = InputStores { tables: &build.work, slices: build.virtual_inputs.slices.store() };
+    let taken_over = async || {
+        let join = ShardJoin::load(stores, &stage, &plan, 0, Some(&part)).await?;
+        Ok::<_, WorkerError>(join.tasks.iter().filter(|task| task.partial.is_some()).count() as u64)
+    };
+    assert_eq!(taken_over().await.unwrap(), two_chunks);
+    // a store that does not answer for a moment still has the part; one that has it no longer says so
+    reads.refuse(Some(&part.path));
+    let error = taken_over().await.unwrap_err();
+    assert!(matches!(error, WorkerError::Transient(_)), "{error}");
+    reads.refuse(None);
+    std::fs::rename(&path, world.path("aside")).unwrap();
+    assert_eq!(taken_over().await.unwrap(), 0);
+    std::fs::rename(world.path("aside"), &path).unwrap();
+    // rows that cannot be copied are made again
+    damage_content(&build.work, &part, &path).await;
+    assert_eq!(taken_over().await.unwrap(), two_chunks, "which rows it has can still be read");
+    let mapped = mapped(usize::MAX).await;
+    let marker = &mapped.finished[0].marker;
+    assert_eq!((marker.part.rows, marker.computed, marker.taken_over), (plan.computed(), plan.computed(), 0));
+    assert_eq!(aside().await, None);
+}
+
+/// Damages a part in what its rows hold, and not in which they are.
+async fn damage_content(work: &WorkStore, part: &PartFile, path: &Path) {
+    let whole = std::fs::read(path).unwrap();
+    for at in (0..whole.len()).rev().step_by(1 << 10) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(path, damaged).unwrap();
+        let Ok(reader) = PartReader::open(work, Artifact::Geotags, part).await else { continue };
+        if reader.read(&COMMITTED_COLUMNS).await.is_ok() && reader.verify().await.is_err() {
+            return;
+        }
+    }
+    panic!("each block of {} says which rows it has", path.display());
 }
 
 #[tokio::test(flavor = "multi_thread")]

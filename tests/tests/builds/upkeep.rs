@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use manifests::Artifact;
+use pipeline_tests::distant::Reads;
 use pipeline_tests::{World, edit_a_finnish_image, open, python_with, recipes, run, tables, urbancross};
 use workers::upkeep::gc::{Retention, gc};
 use workers::upkeep::verify;
@@ -103,6 +104,25 @@ async fn what_is_cleared_away_is_not_missed() {
     for table in ["geotags", "images", "captions", "splits", "segments", "segment_scores"] {
         assert_eq!(work[table], fresh[table], "{table}");
     }
+}
+
+/// Hundreds of thousands of objects are deleted, and each request of a bucket takes a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_wait_for_their_answers_side_by_side() {
+    let world = World::new(24);
+    let set = [&QUICK[..], &["work.shards=12"]].concat();
+    run(world.spec("work", &set)).await.unwrap();
+    let mut build = open(world.spec("work", &set)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let dry = gc(&build.work, &build.tables, "finland", Retention { delete: false, ..NOW }).await.unwrap();
+    let reads = Reads::count_from_afar(&mut build, Duration::from_millis(1));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let cleared = gc(&build.work, &build.tables, "finland", NOW).await.unwrap();
+    let most = reads.most_deletions_at_once();
+    assert!(most > 8, "{most} at once");
+    assert_eq!(cleared, dry, "what is said to be deleted");
+    let left = gc(&build.work, &build.tables, "finland", Retention { delete: false, ..NOW }).await.unwrap();
+    assert!(!left.contains_key("markers") && !left.contains_key("plans"), "{left:?}");
 }
 
 /// RESTORE, DELETE, OPTIMIZE and VACUUM by another program end in correct tables, or in a refusal that names the way

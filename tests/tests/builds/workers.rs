@@ -268,6 +268,27 @@ fn every_engine_renders_every_step() {
         assert_eq!(code, Some(0), "{engine}: {said}");
         assert!(std::fs::read_dir(&out).unwrap().count() > 0, "{engine} renders nothing");
     }
+    // a training as Kubeflow's trainer takes it, instead of a job
+    let (profile, out) = (profile.display().to_string(), world.path("trainjobs"));
+    let words = |engine| ["render", "--trainjob", "--engine", engine, "--profile", &profile, "--output"];
+    let trainjobs = |engine| finish(&[&words(engine)[..], &[&out.display().to_string()]].concat(), &spec);
+    let files = |folder: &PathBuf| -> Vec<String> {
+        let files = std::fs::read_dir(folder).unwrap();
+        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect()
+    };
+    assert_eq!(trainjobs("kubernetes").0, Some(0));
+    let text = files(&out).concat();
+    let train_job = text.split("---\n").find(|object| object.contains("\nkind: TrainJob\n")).expect("a TrainJob");
+    assert!(train_job.starts_with("apiVersion: trainer.kubeflow.org/") && train_job.contains("-pretrain-train1\n"));
+    let jobs = files(&world.path("kubernetes")).concat();
+    let count = |text: &str, kind: &str| text.matches(&format!("\nkind: {kind}\n")).count();
+    assert_eq!((count(&text, "TrainJob"), count(&text, "Job") + 1), (1, count(&jobs, "Job")), "it stands for one job");
+    assert_eq!(trainjobs("kubernetes").0, Some(0));
+    assert_eq!(files(&out).concat(), text, "the same bytes");
+    for engine in ["slurm", "ray"] {
+        let (code, said) = trainjobs(engine);
+        assert!(code == Some(65) && said.contains("--engine kubernetes"), "{said}");
+    }
     assert!(!world.path("work").exists(), "nothing is made");
 }
 
@@ -521,18 +542,20 @@ async fn what_a_long_stage_has_finished_is_kept() {
     work(world.spec("work", &QUICK), "images", &plan.key(), &share(0, 1)).await.unwrap();
     let keep = Duration::from_secs(2);
     tokio::time::sleep(keep + Duration::from_millis(500)).await;
-    // one shard is being made
     let shard = plan.counts.stale[0].shard;
     let object =
         |object: Object| format!("{}/{}", paths::markers("finland", "images"), object.name(&plan.shard_key(shard)));
-    build.work.delete(&object(Object::Marker)).await.unwrap();
-    put(&build.work, &plan, shard, Object::Claim(9)).await;
     let all = plan.counts.stale.len();
     let clear = async || {
         let retention = gc::Retention { keep, delete: true };
         gc::gc(&build.work, &build.tables, "finland", retention).await.unwrap();
         collected(&build, &plan).await.finished.len()
     };
+    // all are made, and the driver waits in a queue to publish them
+    assert_eq!(clear().await, all);
+    // one shard is being made
+    build.work.delete(&object(Object::Marker)).await.unwrap();
+    put(&build.work, &plan, shard, Object::Claim(9)).await;
     assert_eq!(clear().await, all - 1);
     assert!(build.work.head(&paths::plan("finland", "images", &plan.key())).await.unwrap().is_some());
     for epoch in 1..=9 {

@@ -50,6 +50,35 @@ fn an_edit_shows_by_table_with_its_cause_and_its_captions() {
     assert!(gone.contains("ask for a later moment") && !gone.contains("damaged"), "{gone}");
 }
 
+/// A terminal obeys what it is shown, and captions are anybody's words.
+#[test]
+fn no_caption_acts_on_the_terminal_that_shows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::create_dir(path("images")).unwrap();
+    for (name, grey) in [("tile", 90), ("other", 200)] {
+        let picture = pixels::Rgb { width: 32, height: 32, data: vec![grey; 3 * 32 * 32] };
+        std::fs::write(path(&format!("images/{name}.jpg")), pixels::encode_jpeg(&picture, 90)).unwrap();
+    }
+    let spec = path("spec.toml");
+    let text = "country = 'x'\nsource = { kind = 'captioned', url = '.' }\nwork = { url = 'work', shards = 1 }\n";
+    std::fs::write(&spec, text.to_owned() + "caption = { captioner = 'given' }\npretrain = { batch = 2 }").unwrap();
+    let run = |shore: &str| {
+        let caption = format!("a lake\u{1b}]52;c;eA==\u{7} with a {shore}");
+        let line = |file| serde_json::json!({ "file": file, "split": "train", "captions": [caption] });
+        std::fs::write(path("captions.jsonl"), format!("{}\n{}\n", line("tile.jpg"), line("other.jpg"))).unwrap();
+        ends(&call(&["run", &spec, "--until", "captions"]), 0);
+    };
+    run("bridge");
+    run("pier");
+    let explained = ends(&call(&["explain", &spec, "tile"]), 0);
+    let differs = ends(&call(&["diff", &spec, "--since", "captions@1"]), 0);
+    for said in [explained, differs] {
+        assert!(said.contains("a lake") && said.contains("with a pier"), "{said}");
+        assert!(!said.contains(['\u{1b}', '\u{7}']), "{said:?}");
+    }
+}
+
 #[test]
 fn explain_says_which_value_became_which() {
     let world = World::new(40);

@@ -149,7 +149,7 @@ fn the_examples_of_the_help_work_as_printed() {
         }
         ends(&Command::new(program).current_dir(folder.path()).args(words).output().unwrap(), 0);
     }
-    assert!(folder.path().join("work/tables").is_dir());
+    assert!(folder.path().join("work-sandbox/tables").is_dir());
 }
 
 /// What writes into a pipe that nobody reads any more.

@@ -69,7 +69,18 @@ fn a_device_that_the_program_has_not_got_is_refused() {
     let gpu = ["--set", "model.device=cuda:all"];
     ends(&call(&[&["plan", spec, "--cluster", "64xH100,8/node"][..], &gpu].concat()), 0);
     let profile = &world.path("profile.toml");
-    std::fs::write(profile, "[slurm]\nlogs = \"/nowhere\"\n").unwrap();
+    let (slurm, gpus) = ("[slurm]\nlogs = \"/nowhere\"\n", "[stage.default]\ngpus = 1\n[stage.drive]\ngpus = 1\n");
+    // whose jobs would have none
+    std::fs::write(profile, slurm).unwrap();
+    let profile_words = ["--engine", "slurm", "--profile", profile.to_str().unwrap()];
+    for command in ["submit", "render"] {
+        let said = ends(&call(&[&[command, spec][..], &profile_words, &gpu].concat()), 65);
+        assert!(said.contains("stage.default.gpus = 0 in the profile: set stage.image_embeddings.gpus = 1"), "{said}");
+    }
+    let judged = ends(&call(&[&["doctor", spec][..], &profile_words, &gpu].concat()), 65);
+    assert!(judged.contains("ok   device") && judged.contains("BAD  profile"), "{judged}");
+    assert!(!world.path("work").exists());
+    std::fs::write(profile, slurm.to_owned() + gpus).unwrap();
     let profile = profile.to_str().unwrap();
     for (command, engine) in [("submit", "slurm"), ("drive", "slurm")] {
         let words = [&[command, spec, "--engine", engine, "--profile", profile][..], &gpu, &more].concat();

@@ -124,6 +124,25 @@ fn a_driver_that_comes_back_to_its_workers_leaves_the_next_one_their_nodes() {
     assert_eq!(asked, "--parsable --dependency=afterany:5 --exclude=node3\n");
 }
 
+/// Whoever cancels lists the queue while a driver is placing, and sees nothing of what it places.
+#[test]
+fn what_is_placed_while_a_run_is_cancelled_is_cancelled_too() {
+    let world = World::new(8);
+    let [asked, taken, runs] = ["asked", "taken", "work"].map(|name| world.path(name));
+    let runs = runs.join(paths::runs("finland"));
+    std::fs::create_dir_all(world.path("programs")).unwrap();
+    stand_in(&world.path("programs"), "scancel", &format!("echo \"$@\" >> {}", taken.display()));
+    let cancels = [
+        "run=$(sed -n 's/^#SBATCH --job-name=uc-\\([^-]*\\)-.*/\\1/p')",
+        &format!("mkdir -p {0}/$run\n: > {0}/$run/cancelled", runs.display()),
+        &format!("echo \"$@\" >> {0}\necho $((4 + $(wc -l < {0})))", asked.display()),
+    ];
+    ends(&on_slurm(&world, "drive", &cancels.join("\n")), 143);
+    let asked = std::fs::read_to_string(&asked).unwrap();
+    assert_eq!(asked, "--parsable\n--parsable --dependency=afterany:5\n", "workers, and the next driver");
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "--quiet 5\n--quiet 6\n");
+}
+
 /// A site may clean up after a driver for long: nobody else would go on with its run meanwhile.
 #[test]
 fn a_run_whose_driver_is_ending_is_begun_again() {

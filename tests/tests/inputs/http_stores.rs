@@ -30,7 +30,10 @@ async fn stores_that_refuse_or_dawdle_are_named() {
     let world = World::new(4);
     let cases = [
         (Manner::Status(403), "refuses access", 65),
+        (Manner::Status(403), "without credentials", 65),
         (Manner::Status(404), "is not there", 65),
+        (Manner::Status(400), "400", 65),
+        (Manner::Status(410), "410", 65),
         (Manner::Status(500), "500", 75),
         (Manner::Slow, "timed out", 75),
         (Manner::NoRanges, "range requests", 65),

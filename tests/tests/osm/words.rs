@@ -1,14 +1,18 @@
 //! Captions are made again where they say something else, and stand where they do not.
 
 use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow::array::RecordBatch;
-use manifests::Artifact;
+use arrow::array::{ArrayRef, RecordBatch};
 use manifests::commit::Replacement;
+use manifests::{Artifact, shard_of};
 use pipeline::build::Build;
+use pipeline::plan::{Model, plan_stage};
 use pipeline::preview::preview;
 use pipeline_tests::{World, column, open, run_with};
+use workers::accept::{By, accept, acceptances, accepted_by};
 use workers::parts::{PartReader, PartWriter};
+use workers::slices::InputStores;
 use workers::tables::Change;
 
 use super::{carried, changed, computed, diffs, extract, refresh, stale, until};
@@ -130,12 +134,21 @@ async fn accepted_rows_stand_under_their_new_recipe() {
     assert_eq!((would.rows.values().sum::<u64>(), would.others), (2, 0));
     assert_eq!(stale(&spec).await["captions"], 2, "only shown");
     let mut build = open(spec.clone()).await.unwrap();
+    // a held-out image that shares its ground with another one may not stay where the assignment takes it out
+    let splits = pipeline::accept::accept_step(&mut build, "splits", None).await.unwrap_err();
+    assert!(splits.exit_code() == 65 && splits.to_string().contains("all images together"), "{splits}");
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
     let done = pipeline::accept::accept_step(&mut build, "captions", Some("Anne")).await.unwrap();
     assert_eq!((done.rows, done.examples.into_iter().collect::<BTreeSet<_>>()), (would.rows, ways.clone()));
     assert_eq!(stale(&spec).await["captions"], 0);
     let build = open(spec.clone()).await.unwrap();
     assert_eq!(column(&build, Artifact::Captions, "captions_digest").await, before, "their words are what they were");
     assert_eq!(changed(&recipes, &column(&build, Artifact::Captions, "recipe").await), ways);
+    // nothing was made again, for whatever cause
+    let diff = pipeline::diff::diff(&build, &pipeline::diff::Since::Time(since), 1).await.unwrap();
+    let captions = &diff.tables.iter().find(|table| table.step == "captions").unwrap().changes;
+    assert_eq!((captions.accepted, captions.remade, captions.changed, captions.carried), (2, 0, 0, 0), "{captions:?}");
+    assert!(captions.causes.is_empty() && !captions.is_nothing(), "{captions:?}");
     // who said so is known of the step, of its rows, and between then and now
     let mut build = open(spec.clone()).await.unwrap();
     for (what, is_said) in [
@@ -165,19 +178,58 @@ async fn accepted_rows_stand_under_their_new_recipe() {
     assert_eq!(column(&build, Artifact::Captions, "captions_digest").await, before);
 }
 
-/// Captions as programs wrote them before they told what a captioner was told.
-async fn forget_what_was_told(build: &Build) {
+/// Where a run has made rows of one shard meanwhile, those of another one stand all the same, and it is known who said so.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acceptance_that_is_overtaken_in_one_shard_is_written_down_for_the_others() {
+    let world = World::new(40);
+    let spec = world.spec("work", &[]);
+    run_with(spec.clone(), until("captions")).await.unwrap();
+    refresh(&spec, extract(&world.path("world/extract.osm.pbf")), Some(0.0)).await.unwrap();
+    let (build, _) = run_with(spec.clone(), until("captions")).await.unwrap();
+    let kinds = column(&build, Artifact::Geotags, "osm_kind").await;
+    let ways: Vec<&String> = kinds.iter().filter(|(_, kind)| *kind == "a").map(|(id, _)| id).collect();
+    let shard = |id: &str| shard_of(id, spec.work.shards);
+    let ours = ways[0];
+    let theirs = *ways.iter().find(|id| shard(id) != shard(ours)).expect("not all ways in one shard");
+    let numbers = [ours, theirs].map(|id| id[1..].split('_').next().unwrap().to_owned());
+    retag(&world, 101, &numbers, |_| "<tag k=\"natural\" v=\"water\"/>".to_owned());
+    refresh(&spec, diffs(&world), Some(1.0)).await.unwrap();
+    run_with(spec.clone(), until("geotags")).await.unwrap();
+    let build = open(spec.clone()).await.unwrap();
+    let before = column(&build, Artifact::Captions, "recipe").await;
+
+    let stage = stages::map_stages(&spec).into_iter().find(|stage| stage.name == "captions").unwrap();
+    let plan = plan_stage(&build, &stage, &Model::default(), false).await.unwrap();
+    write_again(&build, Some(shard(theirs)), |_, column| column.clone()).await;
+    let stores = InputStores { tables: &build.work, slices: build.virtual_inputs.slices.store() };
+    let by = By { author: "Anne".into(), millis: 5 };
+    let overtaken = accept(stores, &build.tables, &stage, &plan, Some(&by)).await.unwrap_err();
+    assert_eq!(overtaken.exit_code(), 75, "{overtaken}");
+    let build = open(spec.clone()).await.unwrap();
+    let after = column(&build, Artifact::Captions, "recipe").await;
+    let stand = changed(&before, &after);
+    assert!(stand.contains(ours) && !stand.contains(theirs), "{stand:?}");
+    let (work, of) = (&build.work, ("finland", "captions"));
+    let written = acceptances(work, "finland", "captions").await.unwrap();
+    assert_eq!(written.iter().map(|one| one.count()).collect::<Vec<_>>(), [stand.len() as u64]);
+    assert_eq!(accepted_by(work, of, (ours, shard(ours)), &after[ours]).await.unwrap(), Some(by));
+    // and of what somebody else makes of the other shard nobody says that it was accepted
+    let (build, _) = run_with(spec.clone(), until("captions")).await.unwrap();
+    let made = column(&build, Artifact::Captions, "recipe").await;
+    assert!(made[theirs] != before[theirs] && made[ours] == after[ours]);
+    assert_eq!(accepted_by(&build.work, of, (theirs, shard(theirs)), &made[theirs]).await.unwrap(), None);
+}
+
+/// Writes captions again as they are, but for what becomes of each column; of one shard, or of all.
+async fn write_again(build: &Build, only: Option<u32>, of: impl Fn(&str, &ArrayRef) -> ArrayRef) {
     let pinned = build.tables.pin(Artifact::Captions, "finland", None).await.unwrap();
     let mut replacements = Vec::new();
-    for part in &pinned.parts {
+    for part in pinned.parts.iter().filter(|part| only.is_none_or(|shard| part.shard == shard)) {
         let reader = PartReader::open(&build.work, Artifact::Captions, part).await.unwrap();
         let fields = Artifact::Captions.fields();
         let batch = reader.read(&fields.iter().map(|field| field.name).collect::<Vec<_>>()).await.unwrap();
         let schema = batch.schema();
-        let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| match field.name().as_str() {
-            "told" => arrow::array::new_null_array(column.data_type(), column.len()),
-            _ => column.clone(),
-        });
+        let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| of(field.name(), column));
         let batch = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
         let mut writer = PartWriter::create(&build.work, Artifact::Captions, "finland", part.shard).unwrap();
         writer.write(&batch).await.unwrap();
@@ -185,6 +237,15 @@ async fn forget_what_was_told(build: &Build) {
     }
     let change = Change { artifact: Artifact::Captions, country: "finland".into(), replacements };
     assert!(build.tables.commit(change).await.unwrap().overtaken.is_empty());
+}
+
+/// Captions as programs wrote them before they told what a captioner was told.
+async fn forget_what_was_told(build: &Build) {
+    let forgotten = |name: &str, column: &ArrayRef| match name {
+        "told" => arrow::array::new_null_array(column.data_type(), column.len()),
+        _ => column.clone(),
+    };
+    write_again(build, None, forgotten).await;
 }
 
 /// A store of an earlier program: nothing is captioned again for the new column, and an edit makes a caption as it did then.

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use manifests::{Artifact, BuildSpec};
 use pipeline::build::Build;
 use pipeline::export::{self, DataExport};
 use pipeline::run_options::RunOptions;
 use pipeline::trainings::current_record;
+use pipeline_tests::distant::Reads;
 use pipeline_tests::{World, open, python_with, run, run_with, urbancross};
 use stages::Training;
 use workers::export::{Format, Written};
@@ -84,6 +86,24 @@ async fn others_open_what_is_exported() {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     println!("{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_are_read_before_they_are_written() {
+    let world = World::new(48);
+    let set = ["work.shards=8", "score.clip=none", "pretrain.epochs=1", "pretrain.batch=4", "split.ratio=[2, 1, 1]"];
+    let (mut build, _) = run(world.spec("work", &set)).await.unwrap();
+    for (name, format) in FORMATS {
+        export::data(&build, &wanted(format, &[]), &world.path(&format!("near/{name}"))).await.unwrap();
+    }
+    let reads = Reads::count_from_afar(&mut build, Duration::from_millis(20));
+    for (name, format) in FORMATS {
+        let [near, afar] = ["near", "afar"].map(|place| world.path(&format!("{place}/{name}")));
+        export::data(&build, &wanted(format, &[]), &afar).await.unwrap();
+        let most = reads.most_at_once();
+        assert!(most > 4, "{name}: {most}");
+        assert!(contents(&near) == contents(&afar), "{name} does not depend on who answers first");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

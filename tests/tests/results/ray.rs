@@ -252,6 +252,22 @@ fn a_cluster_is_examined() {
     assert!(code == Some(65) && said.contains("captions: a process needs 1 CPUs, 1 GPUs and 1024 MiB"), "{said}");
     let (code, said) = greedy.call("submit", &spec, &[]);
     assert!(code == Some(0) && said.contains("warning: captions: a process needs"), "it may grow: {said}");
+    // what computes elsewhere needs no GPU here, and no file
+    let has = serde_json::json!({ "CPU": 4.0, "GPU": 1.0, "memory": 8e9 });
+    let nodes = serde_json::json!({ "result": true, "data": { "result": { "result": [
+        { "state": "ALIVE", "resources_total": has }
+    ] } } });
+    let nodes = nodes.to_string();
+    head.says(move |asked| asked.what.starts_with("GET /api/v0/nodes").then(|| (200, nodes.clone())));
+    let of_step = |step: &str| format!("[stage.{step}]\nworkers = 1\ngpus = 1\ncpus = 1\nmemory = \"64M\"\n");
+    let sections = ["pretrain", "image_embeddings", "text_embeddings"].map(of_step).concat();
+    let elsewhere = ["--set", "model.device=cuda:0", "--set", "model.init=/nowhere/model.safetensors"];
+    let (code, said) = Cluster::at(&world, &head.address, &sections).call("doctor", &spec, &elsewhere);
+    assert!(code == Some(0) && said.contains("unless their machines have other files"), "{said}");
+    assert!(said.contains("ok   device") && said.contains("ok   profile"), "{said}");
+    let (code, said) = Cluster::at(&world, &head.address, "").call("doctor", &spec, &elsewhere);
+    assert!(code == Some(65) && said.contains("set stage.image_embeddings.gpus = 1"), "{said}");
+    let greedy = Cluster::at(&world, &head.address, "[stage.captions]\ngpus = 1\ncpus = 1\nmemory = \"1G\"\n");
     head.says(|_| Some((503, String::new())));
     let (code, said) = greedy.call("doctor", &spec, &[]);
     assert!(code == Some(65) && said.contains("BAD  ray"), "{said}");

@@ -1,20 +1,28 @@
 //! People review captions: what a decision makes again, what survives an edit, and who wins where two decide at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use manifests::attempts::Object;
 use manifests::review::{Waits, Wish};
 use manifests::{Artifact, Reason, paths, shard_of};
 use pipeline::build::Build;
 use pipeline::export::{self, DataExport};
+use pipeline::plan::{Model, plan_stage};
 use pipeline::preview::preview;
+use pipeline::progress::Progress;
 use pipeline::review::{self, Ask};
 use pipeline::run_options::RunOptions;
+use pipeline_tests::distant::Reads;
 use pipeline_tests::{World, column, edit_a_finnish_image, networks, open, run, run_with, tables, urbancross};
 use stages::table::Columns;
+use workers::claims::Claimant;
 use workers::export::Format;
 use workers::parts::PartReader;
 use workers::publish::Summary;
+use workers::pull::{Share, collect};
 use workers::reviews::{Decided, Reviews};
 use workers::upkeep::{gc, verify};
 
@@ -179,6 +187,30 @@ async fn a_review_makes_one_caption_again_and_outlives_an_edit_of_its_tags() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn shards_are_counted_many_at_once_and_again_only_where_something_is_new() {
+    let world = World::new(40);
+    let spec = || world.spec("work", &[&QUICK[..], &["work.shards=20"]].concat());
+    let until = RunOptions { until: Some("captions".into()), ..RunOptions::default() };
+    let (mut build, _) = run_with(spec(), until).await.unwrap();
+    let some = captions(&build).await.into_keys().next().unwrap();
+    let reads = Reads::count_from_afar(&mut build, Duration::from_millis(20));
+    let reviews = Reviews::of(&build.work, &build.tables, &build.spec);
+    let tally = reviews.tally().await.unwrap();
+    let most = reads.most_at_once();
+    assert!(most > 8 && tally.decided == 0, "{most} at once");
+    let before = reads.of(".parquet");
+    assert!(reviews.queue(None, None, 10).await.unwrap().images.is_empty());
+    assert_eq!(reviews.tally().await.unwrap(), tally);
+    assert_eq!(reads.of(".parquet"), before, "no part is new");
+    let elsewhere = review::open(&spec()).await.unwrap();
+    assert_eq!(decide(&elsewhere, ask(&some, Wish::Accept, "Anne")).await, Decided::Done);
+    assert_eq!(reviews.tally().await.unwrap().decided, 1);
+    let again = reads.of(".parquet").into_iter().filter(|(path, reads)| before.get(path) != Some(reads));
+    let shards: BTreeSet<u32> = again.map(|(path, _)| paths::shard_of_part(&path).unwrap()).collect();
+    assert_eq!(shards, BTreeSet::from([shard_of(&some, 20)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failed_and_flagged_captions_wait_in_pages() {
     let world = World::new(14);
     networks::clip(&world.path("clip"), 1);
@@ -274,6 +306,51 @@ async fn of_two_who_decide_at_once_nobody_overwrites_what_he_has_not_seen() {
     pipeline::run::run(&mut late, &until, &pipeline::progress::Progress::new(true)).await.unwrap();
     assert_eq!(captions(&late).await[id], "late words");
     assert_eq!(bo.tally().await.unwrap().pending, 0);
+}
+
+/// A stage may take longer than anything is kept: what its workers read stays, whatever takes its place in the tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_during_a_long_stage_takes_nothing_from_its_workers() {
+    let world = World::new(24);
+    let spec = || world.spec("work", &QUICK);
+    let until = RunOptions { until: Some("captions".into()), ..RunOptions::default() };
+    let (build, _) = run_with(spec(), until).await.unwrap();
+    let reviews = review::open(&spec()).await.unwrap();
+    // one of each shard
+    let ids: BTreeMap<u32, String> =
+        column(&build, Artifact::Captions, "status").await.into_keys().map(|id| (shard_of(&id, 3), id)).collect();
+    for id in ids.values() {
+        assert_eq!(decide(&reviews, ask(id, words("some words"), "Kim")).await, Decided::Done);
+    }
+    let build = open(spec()).await.unwrap();
+    let stage = stages::map_stages(&build.spec).into_iter().find(|stage| stage.name == "captions").unwrap();
+    let plan = plan_stage(&build, &stage, &Model::default(), false).await.unwrap();
+    build.virtual_inputs.slices.publish_plan(&build.work, &plan, 8).await.unwrap();
+    let all = plan.counts.stale.len();
+    assert!(all > 1, "{:?}", plan.counts);
+    let [claimed, other] = [0, 1].map(|at: usize| plan.counts.stale[at].shard);
+    let object = |key: &str, object: Object| format!("{}/{}", paths::markers("finland", "captions"), object.name(key));
+    build.work.put(&object(&plan.shard_key(claimed), Object::Claim(1)), "{}".into()).await.unwrap();
+    assert_eq!(decide(&reviews, ask(&ids[&other], words("other words"), "Kim")).await, Decided::Done);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let retention = gc::Retention { keep: Duration::ZERO, delete: true };
+    gc::gc(&build.work, &build.tables, "finland", retention).await.unwrap();
+
+    let lease = Duration::from_secs(1);
+    let claimant = Claimant { worker: "0".into(), node: "node0".into(), engine_job: None };
+    let share = Share { index: 0, count: 1, lease, claimant, leaves: false };
+    let (key, quiet) = (plan.key(), Progress::new(true));
+    let work = || pipeline::worker::work(spec(), "captions", &key, &share, Arc::new(AtomicBool::new(false)), &quiet);
+    work().await.unwrap();
+    let collected = collect(&build.work, &build.tables, &plan, lease, 8).await.unwrap();
+    assert_eq!((collected.finished.len(), collected.failed.len()), (all, 0));
+    // where it is gone all the same no shard fails for it: the plan is withdrawn
+    let pinned = plan.input(Artifact::CaptionReviews).unwrap().part(other).unwrap();
+    build.work.delete(&format!("{}/{}", paths::table(Artifact::CaptionReviews), pinned.path)).await.unwrap();
+    build.work.delete(&object(&plan.shard_key(other), Object::Marker)).await.unwrap();
+    work().await.unwrap();
+    assert!(build.work.head(&object(&key, Object::Withdrawn)).await.unwrap().is_some());
+    assert_eq!(collect(&build.work, &build.tables, &plan, lease, 8).await.unwrap().failed.len(), 0);
 }
 
 /// A process that is killed while it decides leaves its decision whole, or nothing of it, and never touches another.

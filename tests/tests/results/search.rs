@@ -1,7 +1,7 @@
 //! Searches of finished builds: exact, by any model, with filters, and refusals that teach.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
 use pipeline::search::{Adapted, Answer, MOST_FOUND, Query, Question, SearchModel, Searcher};
 use pipeline::serve::{Served, Specs};
+use pipeline_tests::distant::Reads;
 use pipeline_tests::{World, column, open, run, run_with, urbancross, urbancross_sandbox};
 use stages::evaluate::{EvaluatedRow, recall_of};
 use stages::stage::StageContext;
@@ -268,7 +269,7 @@ async fn other_models_search_with_vectors_that_are_kept() {
     let finland = build_of(&world, "finland", "FI").await;
     let spain = build_of(&world, "spain", "ES").await;
     let model = SearchModel::of_build(&finland).await.unwrap();
-    let files = || -> Vec<std::path::PathBuf> {
+    let files = || -> Vec<PathBuf> {
         let keys = std::fs::read_dir(world.path("work/vectors/spain")).into_iter().flatten();
         keys.flat_map(|key| std::fs::read_dir(key.unwrap().path()).unwrap().map(|file| file.unwrap().path())).collect()
     };
@@ -297,6 +298,9 @@ async fn other_models_search_with_vectors_that_are_kept() {
     ranks_agree(&alone, &rows, &spain).await;
     assert_eq!(searcher(&model, &both).await.search(&asked).await.unwrap(), answer);
     assert_eq!(files(), made);
+    kept_files_are_opened_side_by_side(&model, &spain).await;
+    copies_stand_for_the_files_that_they_are_of(&world, &made);
+    assert_eq!(files(), made);
 
     what_did_not_change_is_taken_over(&world, &model, &spain).await;
     damage_is_made_good(&model, &spain, &files(), &spanish).await;
@@ -315,6 +319,42 @@ async fn an_id_of_another_country_is_another_image(world: &World, model: &Search
     assert_eq!(like.compared, all.compared - 1);
     let same: Vec<&str> = like.found.iter().filter(|f| f.image_id == *own).map(|f| f.country.as_str()).collect();
     assert_eq!(same, ["lapland"]);
+}
+
+/// One after the other they would keep a search of a large country waiting for minutes.
+async fn kept_files_are_opened_side_by_side(model: &SearchModel, spain: &Build) {
+    let mut afar = reopened(&spain.spec).await;
+    let reads = Reads::count_from_afar(&mut afar, Duration::from_millis(20));
+    let spanish = Searcher::open(model.clone(), [&afar], &Progress::new(true)).await.unwrap();
+    let opened: usize = reads.of("vectors/spain").into_values().sum();
+    let most = reads.most_at_once();
+    let files = spain.pin(Artifact::Images).await.unwrap().parts.len();
+    assert!(opened == files && most > 1, "{opened} files, {most} at once");
+    // what is said of images that were found lies in three tables of each shard
+    let answer = spanish.search(&by_text("a satellite image of a soccer pitch")).await.unwrap();
+    let most = reads.most_at_once();
+    assert!(most > files && !answer.found[0].captions.is_empty(), "{most} at once");
+}
+
+/// A file that was copied to this machine was whole: it is not opened again.
+fn copies_stand_for_the_files_that_they_are_of(world: &World, files: &[PathBuf]) {
+    let search = || -> Vec<u8> {
+        let mut search = Command::new(urbancross());
+        search.arg("search").arg(world.path("finland.toml")).arg("--also").arg(world.path("spain.toml"));
+        search.args(["a soccer pitch", "--index", "always", "--json"]).env("URBANCROSS_CACHE", world.path("cache"));
+        let output = search.output().unwrap();
+        ends(&output, 0);
+        output.stdout
+    };
+    let found = search();
+    let whole: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    for (file, bytes) in files.iter().zip(&whole) {
+        std::fs::write(file, vec![0; bytes.len()]).unwrap();
+    }
+    assert!(search() == found);
+    for (file, bytes) in files.iter().zip(whole) {
+        std::fs::write(file, bytes).unwrap();
+    }
 }
 
 #[derive(Default)]
@@ -378,7 +418,7 @@ async fn what_did_not_change_is_taken_over(world: &World, model: &SearchModel, s
     assert_eq!(counted(model, &spain).await, (0, 0, 0));
 }
 
-async fn damage_is_made_good(model: &SearchModel, spain: &Build, files: &[std::path::PathBuf], before: &Answer) {
+async fn damage_is_made_good(model: &SearchModel, spain: &Build, files: &[PathBuf], before: &Answer) {
     std::fs::write(&files[0], b"PAR1 no more").unwrap();
     let builds = [reopened(&spain.spec).await];
     let again = searcher(model, &builds).await;

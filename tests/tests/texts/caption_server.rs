@@ -328,6 +328,22 @@ async fn an_image_that_is_put_off_for_ever_holds_up_nobody() {
     }
 }
 
+/// That a server had no room for an image says nothing of how often it failed at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_among_replies_that_there_is_no_room_is_one_fault() {
+    let world = World::new(4);
+    let server = ChatServer::start(|asked: &Asked| match (asked.image, asked.try_of_image) {
+        // as often as it is tried, so that the server is greeted, in a question of its own; and once less
+        (0, 0..2) | (2, 0) => Says::error(429, "rate"),
+        (0, 2) | (2, 1) => Says::error(500, "boom"),
+        _ => Says::text(GOOD),
+    });
+    let more = ["caption.server.tries=2", "caption.server.requests_at_once=1", "work.shards=1"];
+    let build = captioned(spec(&world, &server, &more)).await.unwrap();
+    let (served, errors) = captions(&build).await;
+    assert_eq!((served.len(), errors), (4, vec![]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_loses_few_answers() {
     let world = World::new(40);
@@ -374,6 +390,18 @@ async fn a_key_that_is_not_there_is_known_before_any_work() {
     assert!(error.exit_code() == 65 && error.to_string().contains("URBANCROSS_NO_SUCH_KEY"), "{error}");
     let build = open(spec(&[])).await.unwrap();
     assert!(build.pin(Artifact::Geotags).await.unwrap().parts.is_empty(), "known before the first stage");
+}
+
+/// Also by a run that ends with the captions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_the_server_lacks_is_known_before_images_are_pulled() {
+    let world = World::new(6);
+    let server = ChatServer::start(|_| Says::text(GOOD));
+    let spec = || spec(&world, &server, &["caption.server.model=x"]);
+    let error = captioned(spec()).await.err().unwrap();
+    assert!(error.exit_code() == 65 && error.to_string().contains("serves m, n"), "{error}");
+    let build = open(spec()).await.unwrap();
+    assert!(build.pin(Artifact::Images).await.unwrap().parts.is_empty(), "images were pulled in vain");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Who let rows stand as they are, and when: beside the tables, for people. Nothing is decided by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::{Digest, Reason, paths};
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,16 @@ pub(super) async fn write_rows(
     work.put_sealed(&paths::accepted_rows(country, stage, by.millis, shard), recipes).await
 }
 
+/// Takes back what was written down of the rows of a shard that was not committed: somebody else may have computed them.
+pub(super) async fn forget_rows(
+    work: &WorkStore,
+    (country, stage): (&str, &str),
+    by: &By,
+    shard: u32,
+) -> Result<(), WorkerError> {
+    work.delete(&paths::accepted_rows(country, stage, by.millis, shard)).await
+}
+
 /// Writes down what was accepted, once it is committed: without this the rows' own lists say nothing.
 pub(super) async fn write(
     work: &WorkStore,
@@ -82,6 +92,21 @@ pub async fn acceptances(work: &WorkStore, country: &str, stage: &str) -> Result
         all.extend(acceptance.filter(|acceptance| acceptance.by.millis == millis));
     }
     Ok(all)
+}
+
+/// Recipes under which rows of a shard were accepted, each with its image.
+pub(crate) async fn recipes_of(
+    work: &WorkStore,
+    (country, stage): (&str, &str),
+    acceptances: &[Acceptance],
+    shard: u32,
+) -> Result<BTreeSet<(String, Digest)>, WorkerError> {
+    let mut accepted = BTreeSet::new();
+    for acceptance in acceptances {
+        let path = paths::accepted_rows(country, stage, acceptance.by.millis, shard);
+        accepted.extend(work.get_sealed::<Recipes>(&path).await?.unwrap_or_default());
+    }
+    Ok(accepted)
 }
 
 /// Who let the row of an image stand under the recipe that it has; `None`: nobody, it was computed.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BinaryArray, Float64Array, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
+use futures::TryStreamExt;
 use serde_json::json;
 
 use super::columns;
@@ -19,14 +20,16 @@ const EDGES: [&str; 4] = ["xmin", "ymin", "xmax", "ymax"];
 const WKB_BYTES: usize = 1 + 4 + 4 + 4 + 5 * 16;
 
 pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<Written, WorkerError> {
-    let rows = Rows::new(request)?;
+    let rows = Rows::of(request)?;
     let schema = schema();
     let mut written = Written::default();
     let mut sheet = Sheet::create(&draft.folder().join(FILE), schema.clone(), None)?;
     let mut extent: Option<[f64; 4]> = None;
-    for shard in rows.shards() {
-        let about = rows.about(shard).await?;
-        let Some(mut images) = rows.identities(shard, about).await? else { continue };
+    let mut shards = rows.ahead(|rows, shard| async move { rows.identities(shard).await });
+    while let Some(mut images) = shards.try_next().await? {
+        if images.is_empty() {
+            continue;
+        }
         images.sort_by(|a, b| a.image_id.cmp(&b.image_id));
         stopped(request.stop)?;
         let all: Vec<&About> = images.iter().collect();

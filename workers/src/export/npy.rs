@@ -1,5 +1,6 @@
 //! Vectors as NumPy reads them, with their ids in a Parquet file of as many rows.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use futures::TryStreamExt;
 use manifests::Artifact;
 use stages::table::Columns;
 
@@ -22,16 +24,14 @@ const HEADER_BYTES: usize = 128;
 const MOST_WIDTH: usize = 1 << 16;
 
 pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<Written, WorkerError> {
-    let rows = Rows::new(request)?;
+    let rows = Rows::of(request)?;
     let mut written = Written::default();
     let mut images = Vectors::create(draft, "images", &["image_id", "split"])?;
     let mut captions = Vectors::create(draft, "captions", &["image_id", "split", "caption"])?;
-    for shard in rows.shards() {
-        let splits = rows.splits(shard).await?;
+    let mut shards = rows.ahead(read);
+    while let Some((splits, of_images, of_texts)) = shards.try_next().await? {
         stopped(request.stop)?;
-        if let Some(batch) =
-            rows.read(Artifact::ImageEmbeddings, shard, &["image_id", "status", "model", "embedding"]).await?
-        {
+        if let Some(batch) = of_images {
             let columns = Columns::new(Artifact::ImageEmbeddings, &batch);
             let of_model = columns.text("model").map_err(broken)?;
             let vectors = columns.vectors("embedding").map_err(broken)?;
@@ -46,9 +46,7 @@ pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<
             }
             images.describe(&ids)?;
         }
-        if let Some(batch) =
-            rows.read(Artifact::TextEmbeddings, shard, &["image_id", "status", "model", "texts"]).await?
-        {
+        if let Some(batch) = of_texts {
             let columns = Columns::new(Artifact::TextEmbeddings, &batch);
             let of_model = columns.text("model").map_err(broken)?;
             for (row, id) in good_rows(&columns, batch.num_rows())? {
@@ -69,6 +67,17 @@ pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<
     written.captions = captions.rows;
     written.files = [images.finish()?, captions.finish()?].concat();
     Ok(written)
+}
+
+/// The wanted images of a shard with their splits, and the vectors of images and of texts.
+type ShardVectors = (BTreeMap<String, String>, Option<RecordBatch>, Option<RecordBatch>);
+
+async fn read(rows: Arc<Rows>, shard: u32) -> Result<ShardVectors, WorkerError> {
+    tokio::try_join!(
+        rows.splits(shard),
+        rows.read(Artifact::ImageEmbeddings, shard, &["image_id", "status", "model", "embedding"]),
+        rows.read(Artifact::TextEmbeddings, shard, &["image_id", "status", "model", "texts"]),
+    )
 }
 
 /// Vectors of two models lie in one room by no more than their width: their products mean nothing.

@@ -1,16 +1,24 @@
 //! The rows of an export: images of the wanted splits with their captions and what is known of their ground.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
+use futures::{Stream, StreamExt};
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile};
 use stages::table::{Columns, TableError, option_text};
 
 use super::{ExportRequest, Lacking};
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
+
+/// Shards that are read before they are written: a request to a store that is far away takes longer than writing rows.
+const SHARDS_AHEAD: usize = 4;
+/// Row groups of images, likewise, which are larger.
+const GROUPS_AHEAD: usize = 3;
 
 /// Which rows are exported.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,15 +84,15 @@ pub(super) fn broken(error: TableError) -> WorkerError {
 }
 
 /// The tables of an export.
-pub(super) struct Rows<'a> {
-    work: &'a WorkStore,
-    tables: BTreeMap<Artifact, &'a PinnedTable>,
-    filter: &'a Filter,
+pub(super) struct Rows {
+    work: WorkStore,
+    tables: BTreeMap<Artifact, PinnedTable>,
+    filter: Filter,
 }
 
-impl<'a> Rows<'a> {
-    pub(super) fn new(request: &'a ExportRequest<'a>) -> Result<Self, WorkerError> {
-        let tables: BTreeMap<Artifact, &PinnedTable> = request.tables.iter().map(|t| (t.artifact, t)).collect();
+impl Rows {
+    pub(super) fn of(request: &ExportRequest<'_>) -> Result<Arc<Self>, WorkerError> {
+        let tables: BTreeMap<Artifact, PinnedTable> = request.tables.iter().map(|t| (t.artifact, t.clone())).collect();
         for artifact in request.format.tables() {
             if tables.get(artifact).is_none_or(|table| table.parts.is_empty()) {
                 return Err(WorkerError::Configuration(format!(
@@ -95,18 +103,27 @@ impl<'a> Rows<'a> {
                 )));
             }
         }
-        Ok(Self { work: request.work, tables, filter: &request.filter })
+        Ok(Arc::new(Self { work: request.work.clone(), tables, filter: request.filter.clone() }))
     }
 
-    /// Shards that have splits and are not left out, in order.
-    pub(super) fn shards(&self) -> impl Iterator<Item = u32> {
+    /// What is read of the shards that have splits and are not left out, in their order.
+    pub(super) fn ahead<F, T>(
+        self: &Arc<Self>,
+        read: impl Fn(Arc<Self>, u32) -> F,
+    ) -> impl Stream<Item = Result<T, WorkerError>>
+    where
+        F: Future<Output = Result<T, WorkerError>> + Send + 'static,
+        T: Send + 'static,
+    {
         let without = &self.filter.without;
         let splits = self.tables.get(&Artifact::Splits).into_iter().flat_map(|table| &table.parts);
-        splits.map(|part| part.shard).filter(move |shard| !without.values().any(|shards| shards.contains(shard)))
+        let shards = splits.map(|part| part.shard);
+        let shards: Vec<u32> = shards.filter(|shard| !without.values().any(|shards| shards.contains(shard))).collect();
+        in_order(shards.into_iter().map(move |shard| read(self.clone(), shard)), SHARDS_AHEAD, "an export")
     }
 
     fn part(&self, artifact: Artifact, shard: u32) -> Option<&PartFile> {
-        self.tables.get(&artifact).and_then(|table| table.part(shard))
+        self.tables.get(&artifact)?.part(shard)
     }
 
     /// Columns of a table's rows in a shard.
@@ -117,7 +134,7 @@ impl<'a> Rows<'a> {
         columns: &[&str],
     ) -> Result<Option<RecordBatch>, WorkerError> {
         let Some(part) = self.part(artifact, shard) else { return Ok(None) };
-        Ok(Some(PartReader::open(self.work, artifact, part).await?.read(columns).await?))
+        Ok(Some(PartReader::open(&self.work, artifact, part).await?.read(columns).await?))
     }
 
     /// The wanted images of a shard with their splits, by id.
@@ -140,10 +157,14 @@ impl<'a> Rows<'a> {
 
     /// The wanted images of a shard that have a caption, by id.
     pub(super) async fn about(&self, shard: u32) -> Result<BTreeMap<String, About>, WorkerError> {
-        let splits = self.splits(shard).await?;
+        let of_captions = ["image_id", "status", "captions", "captioner"];
+        let (splits, captions, geotags) = tokio::try_join!(
+            self.splits(shard),
+            self.read(Artifact::Captions, shard, &of_captions),
+            self.read(Artifact::Geotags, shard, &GEOTAGS),
+        )?;
         let mut all = BTreeMap::new();
-        let columns = ["image_id", "status", "captions", "captioner"];
-        if let Some(batch) = self.read(Artifact::Captions, shard, &columns).await? {
+        if let Some(batch) = captions {
             let columns = Columns::new(Artifact::Captions, &batch);
             let captioner = columns.text("captioner").map_err(broken)?;
             let mut captions = columns.texts("captions").map_err(broken)?;
@@ -158,7 +179,7 @@ impl<'a> Rows<'a> {
                 }
             }
         }
-        if let Some(batch) = self.read(Artifact::Geotags, shard, &GEOTAGS).await? {
+        if let Some(batch) = geotags {
             let columns = Columns::new(Artifact::Geotags, &batch);
             let geotags = GeotagColumns::of(&columns).map_err(broken)?;
             for (row, id) in good_rows(&columns, batch.num_rows())? {
@@ -170,29 +191,25 @@ impl<'a> Rows<'a> {
         Ok(all)
     }
 
-    /// The wanted images of a shard without their pixels; `None`: the shard has none.
-    pub(super) async fn identities(
-        &self,
-        shard: u32,
-        mut about: BTreeMap<String, About>,
-    ) -> Result<Option<Vec<About>>, WorkerError> {
-        let Some(batch) = self.read(Artifact::Images, shard, &["image_id", "status"]).await? else { return Ok(None) };
+    /// The wanted images of a shard without their pixels.
+    pub(super) async fn identities(&self, shard: u32) -> Result<Vec<About>, WorkerError> {
+        let (mut about, batch) =
+            tokio::try_join!(self.about(shard), self.read(Artifact::Images, shard, &["image_id", "status"]))?;
+        let Some(batch) = batch else { return Ok(Vec::new()) };
         let columns = Columns::new(Artifact::Images, &batch);
         let ids = good_rows(&columns, batch.num_rows())?;
-        let found: Vec<About> = ids.filter_map(|(_, id)| about.remove(id)).collect();
-        Ok((!found.is_empty()).then_some(found))
+        Ok(ids.filter_map(|(_, id)| about.remove(id)).collect())
     }
 
-    /// Encoded images of a shard, a row group after the other; `None`: the shard has none.
-    pub(super) async fn images(
-        &self,
-        shard: u32,
-        about: BTreeMap<String, About>,
-    ) -> Result<Option<ShardImages>, WorkerError> {
+    /// The wanted images of a shard, the first row group of them read already; `None`: the shard has none.
+    pub(super) async fn images(&self, shard: u32) -> Result<Option<ShardImages>, WorkerError> {
+        let about = self.about(shard).await?;
         let Some(part) = self.part(Artifact::Images, shard).filter(|_| !about.is_empty()) else { return Ok(None) };
-        let reader = PartReader::open(self.work, Artifact::Images, part).await?;
+        let reader = PartReader::open(&self.work, Artifact::Images, part).await?;
         let groups = reader.row_groups().len();
-        Ok(Some(ShardImages { reader, about, next: 0, groups }))
+        let images = Arc::new(Images { reader, about });
+        let first = if groups > 0 { images.group(0).await? } else { Vec::new() };
+        Ok(Some(ShardImages { images, first, groups }))
     }
 }
 
@@ -207,34 +224,42 @@ pub(super) fn good_rows<'a>(
 
 /// The images of a shard on their way.
 pub(super) struct ShardImages {
-    reader: PartReader,
-    about: BTreeMap<String, About>,
-    next: usize,
+    images: Arc<Images>,
+    first: Vec<ImageRow>,
     groups: usize,
 }
 
+struct Images {
+    reader: PartReader,
+    about: BTreeMap<String, About>,
+}
+
 impl ShardImages {
-    /// The wanted rows of the next row group that has any; `None` behind the last.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<ImageRow>>, WorkerError> {
-        while self.next < self.groups {
-            let columns = ["image_id", "status", "bytes", "width", "height"];
-            let batch = self.reader.read_row_group(&columns, self.next).await?;
-            self.next += 1;
-            let columns = Columns::new(Artifact::Images, &batch);
-            let bytes = columns.binary("bytes").map_err(broken)?;
-            let (width, height) = (columns.int32("width").map_err(broken)?, columns.int32("height").map_err(broken)?);
-            let mut rows = Vec::new();
-            for (row, id) in good_rows(&columns, batch.num_rows())? {
-                if let Some(about) = self.about.remove(id) {
-                    let bytes = bytes.value(row).to_vec();
-                    rows.push(ImageRow { about, width: width.value(row), height: height.value(row), bytes });
-                }
-            }
-            if !rows.is_empty() {
-                return Ok(Some(rows));
+    /// The wanted rows of each row group, which may be none.
+    pub(super) fn groups(self) -> impl Stream<Item = Result<Vec<ImageRow>, WorkerError>> {
+        let others = (1..self.groups).map(move |group| {
+            let images = self.images.clone();
+            async move { images.group(group).await }
+        });
+        futures::stream::iter([Ok(self.first)]).chain(in_order(others, GROUPS_AHEAD, "an export"))
+    }
+}
+
+impl Images {
+    async fn group(&self, group: usize) -> Result<Vec<ImageRow>, WorkerError> {
+        let columns = ["image_id", "status", "bytes", "width", "height"];
+        let batch = self.reader.read_row_group(&columns, group).await?;
+        let columns = Columns::new(Artifact::Images, &batch);
+        let bytes = columns.binary("bytes").map_err(broken)?;
+        let (width, height) = (columns.int32("width").map_err(broken)?, columns.int32("height").map_err(broken)?);
+        let mut rows = Vec::new();
+        for (row, id) in good_rows(&columns, batch.num_rows())? {
+            if let Some(about) = self.about.get(id) {
+                let (about, bytes) = (about.clone(), bytes.value(row).to_vec());
+                rows.push(ImageRow { about, width: width.value(row), height: height.value(row), bytes });
             }
         }
-        Ok(None)
+        Ok(rows)
     }
 }
 

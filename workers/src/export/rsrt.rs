@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
+use futures::TryStreamExt;
 use manifests::Artifact;
 use serde_json::{Value, json};
 use stages::table::{Columns, option_text};
@@ -16,12 +18,13 @@ use super::{ExportRequest, Written, WrittenFile, split_elsewhere, stopped, synce
 use crate::error::WorkerError;
 
 pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<Written, WorkerError> {
-    let rows = Rows::new(request)?;
+    let rows = Rows::of(request)?;
     let mut written = Written::default();
     let mut files: BTreeMap<String, (BufWriter<File>, u64)> = BTreeMap::new();
-    for shard in rows.shards() {
+    let mut shards = rows.ahead(lines);
+    while let Some(lines) = shards.try_next().await? {
         stopped(request.stop)?;
-        for (split, line, variants) in lines(&rows, shard).await? {
+        for (split, line, variants) in lines {
             *written.images.entry(split.clone()).or_default() += 1;
             written.captions += variants;
             let name = name_of(&split);
@@ -53,10 +56,14 @@ fn finished(file: BufWriter<File>, path: &Path) -> Result<u64, WorkerError> {
 }
 
 /// Images of a shard that have structured captions, in order of their ids: split, line, number of variants.
-async fn lines(rows: &Rows<'_>, shard: u32) -> Result<Vec<(String, Value, u64)>, WorkerError> {
-    let splits = rows.splits(shard).await?;
+async fn lines(rows: Arc<Rows>, shard: u32) -> Result<Vec<(String, Value, u64)>, WorkerError> {
+    let (splits, geotags, captions) = tokio::try_join!(
+        rows.splits(shard),
+        rows.read(Artifact::Geotags, shard, &["image_id", "status", "filepath"]),
+        rows.read(Artifact::StructuredCaptions, shard, &["image_id", "status", "captioner", "variants"]),
+    )?;
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
-    if let Some(batch) = rows.read(Artifact::Geotags, shard, &["image_id", "status", "filepath"]).await? {
+    if let Some(batch) = geotags {
         let columns = Columns::new(Artifact::Geotags, &batch);
         let filepath = columns.text("filepath").map_err(broken)?;
         for (row, id) in good_rows(&columns, batch.num_rows())? {
@@ -65,8 +72,7 @@ async fn lines(rows: &Rows<'_>, shard: u32) -> Result<Vec<(String, Value, u64)>,
             }
         }
     }
-    let wanted = ["image_id", "status", "captioner", "variants"];
-    let Some(batch) = rows.read(Artifact::StructuredCaptions, shard, &wanted).await? else { return Ok(Vec::new()) };
+    let Some(batch) = captions else { return Ok(Vec::new()) };
     let columns = Columns::new(Artifact::StructuredCaptions, &batch);
     let captioner = columns.text("captioner").map_err(broken)?;
     let mut lines = BTreeMap::new();

@@ -46,6 +46,10 @@ impl Changing {
             Tags::Weak => meta.e_tag.map(|tag| format!("W/\"{tag}\"")),
             Tags::None => None,
         };
+        if self.tags == Tags::None {
+            // what was written just now has no time that tells anything
+            meta.last_modified -= std::time::Duration::from_secs(3600);
+        }
         meta
     }
 }
@@ -161,7 +165,7 @@ async fn changing(
 }
 
 fn place(object: &str, etag: Option<&str>, member: Option<MemberPlace>) -> Option<ObjectRange> {
-    Some(ObjectRange { object: object.into(), etag: etag.map(str::to_owned), member })
+    Some(ObjectRange { object: object.into(), etag: etag.map(str::to_owned), bytes: None, member })
 }
 
 fn outdated<T: fmt::Debug>(fetched: std::result::Result<T, WorkerError>) -> bool {
@@ -193,7 +197,7 @@ async fn an_archive_that_changes_between_requests_is_read_whole_or_not_at_all() 
     }
 }
 
-/// Of a store without ETags the members' checksums are all that tells.
+/// Of what was listed without ETag and time the members' checksums are all that tells.
 #[tokio::test]
 async fn without_etags_a_torn_archive_has_broken_members() {
     let (before, second) = (archive(1, 0), archive(1, 0).len() - entry("two", &[1; DATA], 0).len());
@@ -204,6 +208,23 @@ async fn without_etags_a_torn_archive_has_broken_members() {
     let fetched = fetch(&SourceStore::over(store), &places, SETTINGS).await.unwrap();
     assert_eq!(fetched[0], Some(Ok(vec![1; DATA])));
     assert!(matches!(&fetched[1], Some(Err(_))), "{:?}", fetched[1]);
+}
+
+/// What a store without ETags says of an object's size and time stands for one.
+#[tokio::test]
+async fn without_etags_size_and_time_tell_an_archive_from_a_later_one() {
+    let (before, later) = (archive(1, 0), archive(2, 1));
+    let read = async |change_after: usize| {
+        let (store, etag) = changing("a.zip", &before, Some(&later), (Tags::None, change_after)).await;
+        let listed = tag(&store.head(&Path::from("a.zip")).await.unwrap());
+        assert!(etag.is_none() && listed.is_some(), "{listed:?}");
+        let places = [place("a.zip", listed.as_deref(), Some(member("one", 0, 1)))];
+        fetch(&SourceStore::over(store), &places, SETTINGS).await
+    };
+    assert_eq!(read(usize::MAX).await.unwrap(), [Some(Ok(vec![1; DATA]))]);
+    for change_after in [0, 1] {
+        assert!(outdated(read(change_after).await), "{change_after}");
+    }
 }
 
 /// A single object is the one that was listed, too: its row is known by that.

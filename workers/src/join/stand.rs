@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use manifests::recipe::{Reason, RowAction, differs_only_in};
+use manifests::recipe::{Reason, RecipeParts, RowAction, differs_only_in};
 use stages::stage::{InputRows, ModelUse, Stage, Told};
 use stages::table::{self, Columns, TableError};
 
@@ -73,17 +73,14 @@ impl ShardJoin {
     }
 
     /// Rows that are stale and could stand if somebody says so, with the reason of each: those that were made, and whose
-    /// stage would make others. What people decided in a review is no such reason, and neither are vectors by a trained
-    /// model that is another by now.
+    /// stage would make others. What people decided in a review is no such reason.
     pub(crate) async fn acceptable(&self, stage: &Stage) -> Result<BTreeMap<usize, Reason>, WorkerError> {
-        let of = |reason: Reason| match reason {
-            Reason::InputChanged | Reason::ParameterChanged | Reason::StageVersion => true,
-            Reason::ModelChanged => matches!(stage.model, ModelUse::Named(_) | ModelUse::Served | ModelUse::None),
-            _ => false,
-        };
+        use Reason::{InputChanged, ModelChanged, ParameterChanged, StageVersion};
         let stale = |at: usize| match self.tasks[at].action {
-            RowAction::Carry => Some((at, Reason::InputChanged)),
-            RowAction::Compute(reason) if of(reason) => Some((at, reason)),
+            RowAction::Carry => Some((at, InputChanged)),
+            RowAction::Compute(reason @ (InputChanged | ModelChanged | ParameterChanged | StageVersion)) => {
+                Some((at, reason))
+            }
             _ => None,
         };
         let stale: Vec<(usize, Reason)> = (0..self.tasks.len()).filter_map(stale).collect();
@@ -91,9 +88,16 @@ impl ShardJoin {
         let there = |(at, reason): (usize, Reason)| Some((at, self.tasks[at].committed?, reason));
         let stale: Vec<(usize, usize, Reason)> = stale.into_iter().filter_map(there).collect();
         let positions: Vec<usize> = stale.iter().map(|(_, row, _)| *row).collect();
-        let status = committed.read_rows(&["status"], &positions).await?;
-        let status = Columns::new(committed.artifact(), &status).text("status").map_err(broken)?.clone();
-        let good = stale.into_iter().enumerate().filter(|(row, _)| status.value(*row) == "ok");
+        let rows = committed.read_rows(&["status", "model", "parameters"], &positions).await?;
+        let columns = Columns::new(committed.artifact(), &rows);
+        let text = |name| columns.text(name).map_err(broken);
+        let (status, model, parameters) = (text("status")?, text("model")?, text("parameters")?);
+        let good = stale.into_iter().enumerate().filter(|(row, (at, ..))| {
+            let is_other =
+                |wanted: &RecipeParts| (wanted.model != model.value(*row), wanted.parameters != parameters.value(*row));
+            let recipe = self.tasks[*at].recipe.as_ref();
+            status.value(*row) == "ok" && recipe.is_some_and(|wanted| can_stand(stage, is_other(wanted)))
+        });
         Ok(good.map(|(_, (at, _, reason))| (at, reason)).collect())
     }
 
@@ -126,4 +130,31 @@ impl ShardJoin {
 
 fn missing() -> WorkerError {
     WorkerError::Broken("there is no part to copy rows from".into())
+}
+
+/// Can rows of a stage stand whose model or parameters are others than is wanted? Not vectors and scores: these are compared
+/// with those of other rows, which are by what is wanted. Nor what a model made that was trained anew.
+fn can_stand(stage: &Stage, (other_model, other_parameters): (bool, bool)) -> bool {
+    let are_numbers = stage.recipe_digest.is_some();
+    let is_trained = matches!(stage.model, ModelUse::Scoring | ModelUse::Retrieval);
+    !(are_numbers && (other_model || other_parameters) || is_trained && other_model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who accepted vectors of an encoder that was replaced would have them compared with those of the new one.
+    #[test]
+    fn numbers_by_another_model_or_settings_cannot_stand() {
+        let words = stages::images::stage();
+        let numbers = Stage { recipe_digest: Some("embedding_digest"), model: ModelUse::Named(&[]), ..words };
+        let of_trained = Stage { model: ModelUse::Scoring, ..words };
+        let stands = |stage: &Stage| {
+            [(false, false), (true, false), (false, true), (true, true)].map(|others| can_stand(stage, others))
+        };
+        assert_eq!(stands(&words), [true; 4]);
+        assert_eq!(stands(&numbers), [true, false, false, false]);
+        assert_eq!(stands(&of_trained), [true, false, true, false]);
+    }
 }

@@ -12,7 +12,7 @@ use sources::tar;
 use super::folder::{self, Folder};
 use super::{Collected, ListedRow, ObjectRange, webdataset};
 use crate::error::WorkerError;
-use crate::stores::{SourceStore, WorkStore};
+use crate::stores::{SourceStore, WorkStore, tag};
 
 /// A folder of images with captions, or of archives of them. The caption files or archives are those that the spec names,
 /// or those that the folder has.
@@ -102,7 +102,7 @@ async fn place(
     let objects: Vec<String> = objects.map(|(_, object)| object).collect();
     for (((image_id, image), object), seen) in present.into_iter().zip(objects).zip(seen) {
         let image_digest = digest::of_bytes(seen.identity.as_bytes());
-        let picture = ObjectRange { object, etag: seen.etag, member: None };
+        let picture = ObjectRange { object, etag: seen.etag, bytes: seen.bytes, member: None };
         // what says where it lies is the picture itself
         let meta = (spec.georeferenced && super::is_tiff(&image.file)).then(|| picture.clone());
         listing.push(&ListedRow {
@@ -218,7 +218,7 @@ async fn read_captions(source: &SourceStore, path: &str) -> Result<Vec<Captioned
             let why = format!("has {} bytes, over the limit of {MAX_CAPTION_BYTES}: split it into several", meta.size);
             return Err(refused(why));
         }
-        source.get_range(&path, 0..meta.size, meta.e_tag.as_deref()).await
+        source.get_range(&path, 0..meta.size, tag(&meta).as_deref()).await
     };
     let bytes = whole(path.to_owned()).await?;
     let format = captioned::sniff(path, &bytes).ok_or_else(|| {

@@ -10,7 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::Problem;
 use crate::error::WorkerError;
-use crate::stores::{SourceStore, identity};
+use crate::stores::{SourceStore, identity, tag};
 
 /// Requests in flight for what a local listing does not tell.
 const HEADS_AT_ONCE: usize = 32;
@@ -31,11 +31,13 @@ pub(super) struct Seen {
     pub(super) identity: String,
     /// By which whoever reads it knows it again.
     pub(super) etag: Option<String>,
+    /// Its size.
+    pub(super) bytes: Option<u64>,
 }
 
 impl Seen {
     fn of(meta: ObjectMeta) -> Self {
-        Self { identity: identity(&meta), etag: meta.e_tag }
+        Self { identity: identity(&meta), etag: tag(&meta), bytes: Some(meta.size) }
     }
 }
 
@@ -150,9 +152,10 @@ pub(super) async fn seen(
                 None => match source.head(&object).await {
                     Ok(meta) => Ok(meta.map_or_else(Seen::default, Seen::of)),
                     // the row will say so when it is fetched, and be made again once this changes
-                    Err(WorkerError::Configuration(why) | WorkerError::Refused(why)) => {
-                        Ok(Seen { identity: why, etag: None })
+                    Err(WorkerError::Configuration(why)) if source.local_folder().is_some() => {
+                        Ok(Seen { identity: why, ..Seen::default() })
                     }
+                    Err(WorkerError::Refused(why)) => Ok(Seen { identity: why, ..Seen::default() }),
                     Err(other) => Err(other),
                 },
             }

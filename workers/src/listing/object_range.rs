@@ -15,10 +15,25 @@ use crate::archive::MemberPlace;
 pub struct ObjectRange {
     /// Path of the object within the source.
     pub object: String,
-    /// Of the object as it was listed, checked again with every range.
+    /// Of the object as it was listed, checked again with every range; without an ETag what stands for one.
     pub etag: Option<String>,
+    /// Size of an object that is read whole, where it was listed.
+    pub bytes: Option<u64>,
     /// The member, where the object is a zip.
     pub member: Option<MemberPlace>,
+}
+
+impl ObjectRange {
+    /// Bytes of what is read, once extracted.
+    fn size(&self) -> Option<u64> {
+        self.member.as_ref().map_or(self.bytes, |member| Some(member.uncompressed_bytes))
+    }
+
+    /// What reading it takes of memory, as far as it was listed.
+    pub(crate) fn weight(&self) -> u64 {
+        let packed = self.member.as_ref().map_or(0, |member| member.compressed_bytes);
+        self.size().map_or(packed, |bytes| bytes.max(packed))
+    }
 }
 
 /// Places as a column of a listing.
@@ -35,7 +50,7 @@ pub(super) fn column<'a>(
         table::bools(members().map(|m| m.map(|m| m.stored))),
         number(|m| m.crc32.into()),
         number(|m| m.compressed_bytes),
-        number(|m| m.uncompressed_bytes),
+        table::int64s(places.clone().map(|place| place?.size().map(|bytes| bytes as i64))),
         number(|m| m.header_offset),
     ];
     let nulls = NullBuffer::from_iter(places.map(|place| place.is_some()));
@@ -66,10 +81,11 @@ pub(crate) fn places(batch: &RecordBatch, name: &str) -> Result<Vec<Option<Objec
             header_offset: offsets.value(row) as u64,
         })
     };
-    let place = |row: usize| ObjectRange {
-        object: objects.value(row).to_owned(),
-        etag: option_text(etags, row).map(str::to_owned),
-        member: member(row),
+    let place = |row: usize| {
+        let (object, etag) = (objects.value(row).to_owned(), option_text(etags, row).map(str::to_owned));
+        let member = member(row);
+        let bytes = (member.is_none() && !uncompressed.is_null(row)).then(|| uncompressed.value(row) as u64);
+        ObjectRange { object, etag, bytes, member }
     };
     Ok((0..places.len()).map(|row| (!places.is_null(row)).then(|| place(row))).collect())
 }
@@ -88,9 +104,14 @@ mod tests {
             uncompressed_bytes: 1 << 40,
             header_offset: u64::MAX,
         };
-        let of =
-            |etag: Option<&str>, member| ObjectRange { object: "a.zip".into(), etag: etag.map(str::to_owned), member };
-        let places = [Some(of(Some("\"e\""), Some(member))), None, Some(of(None, None))];
+        let of = |etag: Option<&str>, bytes, member| {
+            let (object, etag) = ("a.zip".into(), etag.map(str::to_owned));
+            ObjectRange { object, etag, bytes, member }
+        };
+        let whole = |bytes| Some(of(None, bytes, None));
+        let places = [Some(of(Some("\"e\""), None, Some(member))), None, whole(None), whole(Some(7)), whole(Some(0))];
+        let weights: Vec<_> = places.iter().flatten().map(ObjectRange::weight).collect();
+        assert_eq!(weights, [1 << 40, 0, 7, 0]);
         let column = column("meta", places.iter().map(Option::as_ref)).unwrap();
         let batch = RecordBatch::try_from_iter([("meta", column)]).unwrap();
         assert_eq!(super::places(&batch, "meta").unwrap(), places);

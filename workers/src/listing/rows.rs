@@ -145,6 +145,7 @@ impl Rows {
                 put(to, 1);
                 put_path(to, &place.object, id);
                 put_option(to, place.etag.as_deref());
+                put(to, place.bytes.map_or(0, |bytes| bytes.saturating_add(1)));
             }
             Some(member) => {
                 put(to, 2 + u64::from(member.stored));
@@ -164,7 +165,8 @@ impl Rows {
             0 => None,
             1 => {
                 let object = get_path(bytes, id)?;
-                Some(ObjectRange { object, etag: get_option(bytes)?.map(str::to_owned), member: None })
+                let etag = get_option(bytes)?.map(str::to_owned);
+                Some(ObjectRange { object, etag, bytes: get(bytes)?.checked_sub(1), member: None })
             }
             _ => {
                 let (object, etag) = self.objects.get(usize::try_from(get(bytes)?).ok()?)?.clone();
@@ -176,7 +178,7 @@ impl Rows {
                     uncompressed_bytes: get(bytes)?,
                     header_offset: get(bytes)?,
                 };
-                Some(ObjectRange { object, etag, member: Some(member) })
+                Some(ObjectRange { object, etag, bytes: None, member: Some(member) })
             }
         })
     }
@@ -252,7 +254,10 @@ mod tests {
             uncompressed_bytes: 1 << 40,
             header_offset: u64::MAX,
         };
-        let of = |object: &str, member| ObjectRange { object: object.into(), etag: Some("\"e\"".into()), member };
+        let of = |object: &str, member| {
+            let (object, etag) = (object.into(), Some("\"e\"".into()));
+            ObjectRange { object, etag, bytes: None, member }
+        };
         let plain = ListedRow {
             image_id: "a1_FI_19".into(),
             filepath: "images2/a1_FI_19.jpg".into(),
@@ -268,7 +273,7 @@ mod tests {
         let bare = ListedRow {
             image_id: "a/b".into(),
             filepath: "c.png".into(),
-            image: ObjectRange { object: "x/c.png".into(), etag: None, member: None },
+            image: ObjectRange { object: "x/c.png".into(), etag: None, bytes: Some(0), member: None },
             meta: None,
             title: None,
             title_multi_objects: Some(String::new()),

@@ -12,10 +12,10 @@ use sources::{SourceError, csv};
 
 use super::anew::ReadArchive;
 use super::wanted::{Of, Row, Wanted};
-use super::{Collected, ListedRow, ObjectRange};
+use super::{Collected, ListedRow, NAMED_PROBLEMS, ObjectRange};
 use crate::archive::{MemberPlace, WantedNames, wanted_members};
 use crate::error::WorkerError;
-use crate::stores::{SourceStore, WorkStore};
+use crate::stores::{SourceStore, WorkStore, tag};
 
 /// Reads an object as a blocking stream of ranges: the CSV reader is synchronous, and a CSV may be
 /// larger than memory.
@@ -169,7 +169,7 @@ async fn read_table(
         source: source.clone(),
         runtime: tokio::runtime::Handle::current(),
         path: path.to_owned(),
-        etag: meta.e_tag,
+        etag: tag(&meta),
         length: meta.size,
         at: 0,
         chunk: Bytes::new(),
@@ -180,7 +180,7 @@ async fn read_table(
         // of each row its line
         let mut lines = Vec::new();
         let mut by_token = BTreeMap::<String, u64>::new();
-        let mut bad_names = Vec::new();
+        let (mut bad_names, mut unnamed) = (Vec::new(), 0);
         let summary = csv::read_csv(reader, &mut |row| {
             match ImageName::parse(&row.filepath) {
                 Ok(name) => {
@@ -191,14 +191,15 @@ async fn read_table(
                         lines.push(row.line);
                     }
                 }
-                Err(error) => bad_names.push((row.line, error.to_string())),
+                Err(error) if bad_names.len() < NAMED_PROBLEMS => bad_names.push((row.line, error.to_string())),
+                Err(_) => unnamed += 1,
             }
             Ok(())
         })?;
         let again = wanted.settle(first);
-        Ok::<_, SourceError>((wanted, lines, again, by_token, bad_names, summary))
+        Ok::<_, SourceError>((wanted, lines, again, by_token, (bad_names, unnamed), summary))
     };
-    let (wanted, lines, again, by_token, bad_names, summary) = tokio::task::spawn_blocking(read)
+    let (wanted, lines, again, by_token, (bad_names, unnamed), summary) = tokio::task::spawn_blocking(read)
         .await
         .map_err(|e| WorkerError::Broken(format!("{path}: the reader failed: {e}")))?
         .map_err(|e| match e {
@@ -214,7 +215,7 @@ async fn read_table(
     for why in &summary.first_errors {
         listing.problem(path, why.clone());
     }
-    listing.listing.rows_left_out += summary.row_errors;
+    listing.listing.rows_left_out += summary.row_errors + unnamed;
     for (number, counts) in again {
         let line = lines.get((number - first) as usize).copied().unwrap_or_default();
         let (path_again, kept) = (wanted.filepath(number), wanted.filepath(counts));

@@ -216,7 +216,7 @@ impl Wanted {
             uncompressed_bytes: place.uncompressed_bytes,
             header_offset: place.header_offset,
         };
-        Some(ObjectRange { object, etag, member: Some(member) })
+        Some(ObjectRange { object, etag, bytes: None, member: Some(member) })
     }
 
     /// Hands out every row that counts and whose image was found, in order of arrival, and gives it up soon after.

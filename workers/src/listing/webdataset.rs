@@ -17,7 +17,7 @@ use super::kept_samples::{KeptSample, KeptSamples};
 use super::{Collected, ListedRow, ObjectRange};
 use crate::archive::MemberPlace;
 use crate::error::WorkerError;
-use crate::stores::{SourceStore, WorkStore};
+use crate::stores::{SourceStore, WorkStore, tag};
 
 /// Archives that are streamed at once: each of them fills a line.
 const MOST_AT_ONCE: usize = 8;
@@ -67,7 +67,7 @@ pub(super) async fn list(
 fn row(spec: &BuildSpec, archive: &str, etag: Option<String>, sample: KeptSample) -> ListedRow {
     let image_digest = sample.place.content_digest();
     let filepath = sample.place.name.clone();
-    let image = ObjectRange { object: archive.to_owned(), etag, member: Some(sample.place) };
+    let image = ObjectRange { object: archive.to_owned(), etag, bytes: None, member: Some(sample.place) };
     // what says where it lies is the picture itself
     let meta = (spec.source.georeferenced && super::is_tiff(&filepath)).then(|| image.clone());
     ListedRow {
@@ -96,15 +96,16 @@ async fn samples_of(
     };
     let identity = format!("{}|{:?}|{}|{}", source.url(), meta.e_tag, meta.size, meta.last_modified);
     let cache = paths::members(&digest::of_parts([archive.as_bytes(), identity.as_bytes(), b"webdataset 1"]));
+    let etag = tag(&meta);
     if let Some(kept) = work.get_sealed::<KeptSamples>(&cache).await? {
-        return Ok((kept, None));
+        return Ok((KeptSamples { etag, ..kept }, None));
     }
     let mut samples = Samples::of(archive);
-    let is_packed = stream(source, archive, meta.size, meta.e_tag.as_deref(), &mut samples).await?;
+    let is_packed = stream(source, archive, meta.size, etag.as_deref(), &mut samples).await?;
     let (samples, others) =
         samples.finish().map_err(|e| WorkerError::Broken(format!("{}{archive}: {e}", source.url())))?;
     let samples = samples.into_iter().map(|sample| kept(sample, is_packed)).collect();
-    Ok((KeptSamples { etag: meta.e_tag, samples, others }, Some(cache)))
+    Ok((KeptSamples { etag, samples, others }, Some(cache)))
 }
 
 fn kept(sample: Sample, is_packed: bool) -> KeptSample {

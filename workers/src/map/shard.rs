@@ -19,10 +19,10 @@ use crate::backoff::Backoff;
 use crate::compute::{CHUNK_ROWS, ComputeThreads, Computed, Portions};
 use crate::error::WorkerError;
 use crate::fetch::fetch;
-use crate::join::{RowTask, ShardJoin, reorder};
+use crate::join::{RowTask, ShardJoin, is_unreadable, reorder};
 use crate::listing::ObjectRange;
 use crate::metrics::{self, Metric};
-use crate::parts::{PartWriter, is_before};
+use crate::parts::{PartReader, PartWriter, is_before};
 use crate::slices::InputStores;
 use crate::stores::{Hint, WorkStore};
 
@@ -76,6 +76,15 @@ async fn part_is_there(work: &WorkStore, artifact: Artifact, part: &PartFile) ->
     Ok(work.head(&object).await?.is_some_and(|meta| meta.size == part.size_bytes))
 }
 
+/// Whether every byte of a part is as it was written.
+async fn is_whole(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<bool, WorkerError> {
+    let read = async { PartReader::open(work, artifact, part).await?.verify().await };
+    match read.await {
+        Err(error) if is_unreadable(&error) => Ok(false),
+        read => read.map(|()| true),
+    }
+}
+
 /// Parts that are uploaded in pieces cannot be sent again piece by piece: the shard begins again.
 pub(crate) async fn map_with_retries(
     context: &MapContext<'_>,
@@ -100,9 +109,29 @@ pub(crate) async fn map_with_retries(
                 context.observer.note(&format!("shard {shard} of {}: {why}; trying again", stage.name));
                 tokio::time::sleep(backoff.next()).await;
             }
+            Err(error @ (WorkerError::Broken(_) | WorkerError::Missing { .. })) => {
+                return Err(cleared_away(context, plan, shard).await?.map_or(error, WorkerError::Outdated));
+            }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// What a plan has pinned of a shard and is there no longer, though no table has lost it: others have replaced it since, and it
+/// was cleared away.
+async fn cleared_away(context: &MapContext<'_>, plan: &Plan, shard: u32) -> Result<Option<String>, WorkerError> {
+    for table in plan.inputs.iter().chain([&plan.output]).filter(|table| table.artifact.is_table()) {
+        let Some(part) = table.part(shard) else { continue };
+        let path = format!("{}/{}", paths::table(table.artifact), part.path);
+        if context.work.head(&path).await?.is_some() {
+            continue;
+        }
+        let live = context.tables.pin(table.artifact, &plan.country, None).await?;
+        if live.part_name(shard) != Some(part.path.as_str()) {
+            return Ok(Some(format!("{path} was replaced after the plan was made, and is cleared away by now")));
+        }
+    }
+    Ok(None)
 }
 
 /// What the legs of one shard took together, in this process.
@@ -178,7 +207,18 @@ async fn map_shard(
     legs.in_one_go |= aside < legs.aside;
     let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
-    let written = write_rows(context, stage, plan, (&join, &places), compute, (&mut writer, Some(legs))).await?;
+    let written = write_rows(context, stage, plan, (&join, &places), compute, (&mut writer, Some(legs))).await;
+    if let (Err(error), Some(part)) = (&written, &partial)
+        && is_unreadable(error)
+        && !is_whole(context.work, plan.output.artifact, part).await?
+    {
+        // what names its rows could be read, and they cannot: they are made again
+        tracing::warn!(stage = stage.name, shard, %error, "what a stopped worker left is damaged");
+        context.work.delete(&partial_path).await?;
+        legs.taken_over = None;
+        return Ok(ShardEnd::PutAside);
+    }
+    let written = written?;
     legs.add(&written);
     let WrittenRows { computed, kept, carried, deleted, stopped, put_aside, .. } = written;
     if stopped || put_aside {
@@ -337,8 +377,7 @@ impl<'t> Chunk<'t> {
 fn chunks(tasks: &[RowTask], places: &[Option<ObjectRange>], rows: usize) -> Vec<Range<usize>> {
     let bytes_of = |(task, place): (&RowTask, &Option<ObjectRange>)| -> u64 {
         let computed = place.as_ref().filter(|_| matches!(task.action, RowAction::Compute(_)));
-        let member = computed.and_then(|place| place.member.as_ref());
-        member.map_or(0, |m| m.compressed_bytes.max(m.uncompressed_bytes))
+        computed.map_or(0, ObjectRange::weight)
     };
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);
@@ -479,5 +518,20 @@ fn bounded(why: &str) -> String {
     match why.char_indices().nth(MOST) {
         None => why.to_owned(),
         Some((at, _)) => format!("{}…", &why[..at]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_that_are_objects_of_their_own_weigh_what_they_are() {
+        let tasks: Vec<RowTask> = (0..128).map(|number| RowTask::to_compute(&number.to_string())).collect();
+        let chunks_of = |bytes: Option<u64>| {
+            let place = ObjectRange { object: "a.tif".into(), etag: None, bytes, member: None };
+            chunks(&tasks, &vec![Some(place); 128], 128).len()
+        };
+        assert_eq!([Some(40 << 20), Some(8 << 20), None].map(chunks_of), [128, 32, 1]);
     }
 }

@@ -7,6 +7,7 @@ use manifests::review::{PICTURE_INPUT, Review, TAGS_INPUT};
 use manifests::{Artifact, Digest, recipe};
 use stages::table::{Columns, TableError, option_text};
 
+use super::tally::Tally;
 use super::{ImageState, Looked, of_rows};
 use crate::error::WorkerError;
 
@@ -84,6 +85,19 @@ impl ShardLook {
             }
         }
         Ok(())
+    }
+
+    /// How many of the shard wait, and how many were decided.
+    pub(super) fn tally(&self) -> Tally {
+        let mut tally = Tally { decided: self.reviews.len() as u64, ..Tally::default() };
+        for (image_id, state) in &self.states {
+            let review = self.reviews.get(image_id);
+            if let Some((waits, _)) = state.caption.waits(review) {
+                *tally.waiting.entry(waits).or_default() += 1;
+            }
+            tally.pending += u64::from(state.is_pending(review));
+        }
+        tally
     }
 
     /// An image as a person sees it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, RecordBatch};
+use futures::{StreamExt, TryStreamExt};
 use manifests::{Artifact, shard_of};
 use serde::Serialize;
 use stages::table::{Columns, TableError, option_text};
@@ -77,35 +78,47 @@ impl Gallery {
     /// # Errors
     /// [`WorkerError::Broken`] for parts that cannot be read; a store that does not answer.
     pub async fn describe(&self, ids: &[&str]) -> Result<Vec<Found>, WorkerError> {
-        let mut by_shard: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+        let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for id in ids {
-            by_shard.entry(shard_of(id, self.shards)).or_default().push(id);
+            by_shard.entry(shard_of(id, self.shards)).or_default().push((*id).to_owned());
         }
-        let mut known: BTreeMap<String, Found> = BTreeMap::new();
-        for (shard, ids) in by_shard {
-            for id in &ids {
-                let found = Found { image_id: (*id).to_owned(), country: self.country.clone(), ..Found::default() };
-                known.insert((*id).to_owned(), found);
-            }
-            let columns: Vec<&str> = FACTS.into_iter().chain(["filepath", "osm_kind", "osm_id"]).collect();
-            if let Some((ids, rows)) = rows_of(&self.work, &self.geotags, shard, &ids, &columns).await? {
-                add_geotags(&mut known, &ids, &rows).map_err(broken)?;
-            }
-            if let Some((ids, rows)) = rows_of(&self.work, &self.captions, shard, &ids, &["captions"]).await? {
-                let texts = Columns::new(Artifact::Captions, &rows).texts("captions").map_err(broken)?;
-                for (id, captions) in ids.iter().zip(texts) {
-                    known.entry(id.clone()).and_modify(|found| found.captions = captions);
-                }
-            }
-            if let Some((ids, rows)) = rows_of(&self.work, &self.splits, shard, &ids, &["split"]).await? {
-                let splits = Columns::new(Artifact::Splits, &rows).text("split").map_err(broken)?;
-                for (row, id) in ids.iter().enumerate() {
-                    let split = option_text(splits, row).map(str::to_owned);
-                    known.entry(id.clone()).and_modify(|found| found.split = split);
-                }
-            }
-        }
+        let shards = futures::stream::iter(by_shard).map(|(shard, ids)| self.describe_shard(shard, ids));
+        let shards: Vec<_> = shards.buffered(self.at_once.max(1)).try_collect().await?;
+        let mut known: BTreeMap<String, Found> = shards.into_iter().flatten().collect();
         Ok(ids.iter().filter_map(|id| known.remove(*id)).collect())
+    }
+
+    /// The same of images of one shard, by id.
+    async fn describe_shard(&self, shard: u32, ids: Vec<String>) -> Result<BTreeMap<String, Found>, WorkerError> {
+        let mut known: BTreeMap<String, Found> = BTreeMap::new();
+        for id in &ids {
+            let found = Found { image_id: id.clone(), country: self.country.clone(), ..Found::default() };
+            known.insert(id.clone(), found);
+        }
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let of_geotags: Vec<&str> = FACTS.into_iter().chain(["filepath", "osm_kind", "osm_id"]).collect();
+        let (geotags, captions, splits) = tokio::try_join!(
+            rows_of(&self.work, &self.geotags, shard, &ids, &of_geotags),
+            rows_of(&self.work, &self.captions, shard, &ids, &["captions"]),
+            rows_of(&self.work, &self.splits, shard, &ids, &["split"]),
+        )?;
+        if let Some((ids, rows)) = geotags {
+            add_geotags(&mut known, &ids, &rows).map_err(broken)?;
+        }
+        if let Some((ids, rows)) = captions {
+            let texts = Columns::new(Artifact::Captions, &rows).texts("captions").map_err(broken)?;
+            for (id, captions) in ids.iter().zip(texts) {
+                known.entry(id.clone()).and_modify(|found| found.captions = captions);
+            }
+        }
+        if let Some((ids, rows)) = splits {
+            let splits = Columns::new(Artifact::Splits, &rows).text("split").map_err(broken)?;
+            for (row, id) in ids.iter().enumerate() {
+                let split = option_text(splits, row).map(str::to_owned);
+                known.entry(id.clone()).and_modify(|found| found.split = split);
+            }
+        }
+        Ok(known)
     }
 }
 

@@ -22,6 +22,7 @@ use super::{Gallery, VectorFile, broken};
 use crate::attempt;
 use crate::durable;
 use crate::error::WorkerError;
+use crate::stores::WorkStore;
 
 pub use file::{IndexFile, IndexWriter};
 pub use look::{Wanted, look};
@@ -52,7 +53,7 @@ impl Index {
     /// `announce` is told with their number; those that nothing needs any more are removed. What cannot be copied, for
     /// whatever reason, is left to the tables: another process may clear files away, and a disk may be full.
     pub async fn open(gallery: &Gallery, announce: impl FnOnce(usize)) -> Self {
-        let folder = folder(gallery);
+        let folder = folder(&gallery.work, &gallery.country, &gallery.model);
         let there = names(&folder);
         let missing = gallery.vectors.iter().filter(|vectors| !there.contains_key(&key(vectors))).count();
         if missing > 0 {
@@ -98,6 +99,20 @@ impl Index {
     }
 }
 
+/// Which files of vectors are copied to this machine.
+pub(super) struct Copied(BTreeMap<String, String>);
+
+impl Copied {
+    pub(super) fn has(&self, vectors: &VectorFile) -> bool {
+        self.0.contains_key(&key(vectors))
+    }
+}
+
+/// Of a country's vectors by a model.
+pub(super) fn copied(work: &WorkStore, country: &str, model: &str) -> Copied {
+    Copied(names(&folder(work, country, model)))
+}
+
 /// Reads vectors and writes their file of the index. `None`: some are by another model, which is soon to change.
 async fn make(gallery: &Gallery, vectors: &VectorFile, folder: &Path) -> Result<Option<IndexFile>, WorkerError> {
     let reader = vectors.open(&gallery.work).await?;
@@ -121,9 +136,9 @@ async fn make(gallery: &Gallery, vectors: &VectorFile, folder: &Path) -> Result<
     tokio::task::block_in_place(|| writer.finish(&key(vectors))).map(Some)
 }
 
-/// Folder of a gallery's index: vectors by another model, of another country or store have another one.
-fn folder(gallery: &Gallery) -> PathBuf {
-    let key = digest::of_value(&(gallery.work.url().as_str(), &gallery.country, &gallery.model));
+/// Folder of an index: vectors by another model, of another country or store have another one.
+fn folder(work: &WorkStore, country: &str, model: &str) -> PathBuf {
+    let key = digest::of_value(&(work.url().as_str(), country, model));
     crate::cache_folder::root().join("search").join(&key[..KEY])
 }
 

@@ -14,7 +14,7 @@ use manifests::spec::DeviceName;
 use manifests::{Artifact, PartFile, Plan, digest, paths};
 use stages::stage::{Stage, StageContext};
 
-use super::VectorFile;
+use super::{VectorFile, index};
 use crate::attempt;
 use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
@@ -47,11 +47,23 @@ pub async fn kept_vectors(
     let there = Kept::list(context, &folder).await?;
     let empty = PinnedTable::empty(Artifact::Images);
     let images = plan.inputs.iter().find(|input| input.artifact == Artifact::Images).unwrap_or(&empty);
+    // whoever has copied a file has read all of it
+    let copied = &index::copied(context.work, &plan.country, &plan.model);
+    let kept = futures::stream::iter(0..images.parts.len()).map(|at| {
+        let file = there.of_part(&images.parts[at]);
+        async move {
+            match file {
+                Some(file) if copied.has(&file) || is_readable(context, &file).await => Ok(file),
+                _ => Err(&images.parts[at]),
+            }
+        }
+    });
     let (mut files, mut missing) = (Vec::new(), Vec::new());
-    for part in &images.parts {
-        match there.of_part(part) {
-            Some(file) if is_readable(context, &file).await => files.push(file),
-            _ => missing.push(part),
+    let mut kept = kept.buffered(context.fetch.concurrency.max(1));
+    while let Some(file) = kept.next().await {
+        match file {
+            Ok(file) => files.push(file),
+            Err(part) => missing.push(part),
         }
     }
     if missing.is_empty() {

@@ -7,11 +7,13 @@ use manifests::spec::StoreOptions;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{ClientOptions, DynObjectStore, HeaderMap, HeaderValue, RetryConfig};
+use object_store::{ClientOptions, DynObjectStore, HeaderMap, HeaderValue, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::Store;
+use super::pieces::Pieces;
 use super::steady::{Persistence, Steady};
 use crate::error::WorkerError;
 
@@ -29,7 +31,7 @@ pub(super) fn open(
         url.set_path(&format!("{}/", url.path()));
     }
     let configuration = |e: object_store::Error| WorkerError::Configuration(format!("store {address}: {e}"));
-    let anonymous = options.anonymous.unwrap_or(anonymous);
+    let (anonymous, is_authorized) = (options.anonymous.unwrap_or(anonymous), authorization.is_some());
     let client = ClientOptions::new()
         .with_timeout(Duration::from_secs(options.timeout_seconds))
         .with_connect_timeout(Duration::from_secs(options.timeout_seconds.min(10)))
@@ -50,9 +52,9 @@ pub(super) fn open(
     // lost, is refused by what it wrote itself
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let host = url.host_str().unwrap_or_default().to_owned();
-    let store: Arc<DynObjectStore> = match url.scheme() {
+    let (store, pieces): (Arc<DynObjectStore>, Option<Arc<dyn MultipartStore>>) = match url.scheme() {
         // what counts is on the disk before anything names it: files and the folders that hold them
-        "file" => Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true)),
+        "file" => (Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true)), None),
         "s3" | "s3a" => {
             let from_env = AmazonS3Builder::from_env();
             let known = |key| from_env.get_config_value(&key);
@@ -71,7 +73,7 @@ pub(super) fn open(
                 // the key that goes before all others
                 builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
             }
-            Arc::new(builder.build().map_err(configuration)?)
+            whole_and_in_pieces(builder.build().map_err(configuration)?)
         }
         "gs" => {
             let from_env = GoogleCloudStorageBuilder::from_env();
@@ -84,7 +86,7 @@ pub(super) fn open(
             if let Some(endpoint) = endpoint {
                 builder = builder.with_base_url(&endpoint);
             }
-            Arc::new(builder.build().map_err(configuration)?)
+            whole_and_in_pieces(builder.build().map_err(configuration)?)
         }
         "az" | "abfs" | "abfss" | "adl" | "azure" => {
             let from_env = MicrosoftAzureBuilder::from_env();
@@ -98,7 +100,7 @@ pub(super) fn open(
             if let Some(endpoint) = endpoint {
                 builder = builder.with_endpoint(endpoint);
             }
-            Arc::new(builder.build().map_err(configuration)?)
+            whole_and_in_pieces(builder.build().map_err(configuration)?)
         }
         "http" | "https" => {
             let origin = url.origin().ascii_serialization();
@@ -107,14 +109,13 @@ pub(super) fn open(
             if let Some(value) = authorization {
                 headers.insert("authorization", value);
             }
-            Arc::new(
-                object_store::http::HttpBuilder::new()
-                    .with_url(origin)
-                    .with_client_options(client.with_default_headers(headers))
-                    .with_retry(retry)
-                    .build()
-                    .map_err(configuration)?,
-            )
+            let http = object_store::http::HttpBuilder::new()
+                .with_url(origin)
+                .with_client_options(client.with_default_headers(headers))
+                .with_retry(retry)
+                .build()
+                .map_err(configuration)?;
+            (Arc::new(http), None)
         }
         other => {
             return Err(WorkerError::Configuration(format!(
@@ -128,9 +129,20 @@ pub(super) fn open(
         longest_pause: Duration::from_secs(if url.scheme() == "file" { 1 } else { 10 }),
     };
     let store: Arc<DynObjectStore> = Arc::new(Steady::new(store, persistence));
+    let pieces = pieces.map(|store| Pieces { store, persistence });
     let root =
         Path::from_url_path(url.path()).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
-    Ok(Store { store, root, url })
+    // web servers know their visitors by a header, if at all
+    let is_anonymous = if matches!(url.scheme(), "http" | "https") { !is_authorized } else { anonymous };
+    Ok(Store { store, pieces, root, url, is_anonymous })
+}
+
+/// A client, and the same one for large files.
+fn whole_and_in_pieces<S: ObjectStore + MultipartStore>(
+    client: S,
+) -> (Arc<DynObjectStore>, Option<Arc<dyn MultipartStore>>) {
+    let client = Arc::new(client);
+    (client.clone(), Some(client))
 }
 
 /// An address, or an absolute path as one.

@@ -33,6 +33,26 @@ pub struct Persistence {
     pub longest_pause: Duration,
 }
 
+impl Persistence {
+    /// The answer to a request that may be sent as often as it takes.
+    ///
+    /// # Errors
+    /// A fault that lasts.
+    pub(super) async fn again<T, F: Future<Output = Result<T>>>(
+        self,
+        op: &'static str,
+        mut act: impl FnMut() -> F,
+    ) -> Result<T> {
+        let mut tries = Tries::of(self);
+        loop {
+            match counted(op, act()).await {
+                Err(error) => tries.pause(error).await?,
+                done => return done,
+            }
+        }
+    }
+}
+
 /// A store with [`Persistence`].
 pub struct Steady {
     inner: Arc<DynObjectStore>,
@@ -48,14 +68,8 @@ impl Steady {
         Tries::of(self.persistence)
     }
 
-    async fn again<T, F: Future<Output = Result<T>>>(&self, op: &'static str, mut act: impl FnMut() -> F) -> Result<T> {
-        let mut tries = self.tries();
-        loop {
-            match counted(op, act()).await {
-                Err(error) => tries.pause(error).await?,
-                done => return done,
-            }
-        }
+    async fn again<T, F: Future<Output = Result<T>>>(&self, op: &'static str, act: impl FnMut() -> F) -> Result<T> {
+        self.persistence.again(op, act).await
     }
 
     /// Does the object hold exactly these bytes? Asked after a conditional write that failed and was then refused.

@@ -112,6 +112,35 @@ async fn a_store_is_made_when_it_is_asked_for_and_not_before() {
     work.required().await.unwrap();
 }
 
+#[test]
+fn who_is_refused_hears_whether_credentials_were_sent() {
+    let said = |url: &str, anonymous: Option<bool>| {
+        let options = StoreOptions { anonymous, region: "nowhere".into(), ..StoreOptions::default() };
+        let error = object_store::Error::PermissionDenied { path: "a".into(), source: "403".into() };
+        SourceStore::open(url, &options).unwrap().fault("a", error).to_string()
+    };
+    let (unsigned, signed) = (said("s3://bucket/x", None), said("s3://bucket/x", Some(false)));
+    assert!(unsigned.contains("without credentials") && unsigned.contains("anonymous = false"), "{unsigned}");
+    assert!(signed.contains("anonymous = true"), "{signed}");
+    let web = said("https://host/x", None);
+    assert!(web.contains("public files") && !web.contains("anonymous"), "{web}");
+}
+
+/// A server may give every answer the time at which it is sent.
+#[test]
+fn an_object_without_an_etag_is_known_by_its_time_unless_that_is_now() {
+    let meta = |seconds: u64| ObjectMeta {
+        location: Path::from("a"),
+        last_modified: (SystemTime::now() - Duration::from_secs(seconds)).into(),
+        size: 3,
+        e_tag: None,
+        version: None,
+    };
+    assert_eq!(tag(&meta(1)), None);
+    assert!(tag(&meta(100)).is_some_and(|tag| tag.starts_with("T/3-")));
+    assert_eq!(tag(&ObjectMeta { e_tag: Some("e".into()), ..meta(100) }).as_deref(), Some("e"));
+}
+
 /// Each machine of a cluster may have its own copy of a source.
 #[tokio::test]
 async fn a_copy_of_a_file_is_that_file_and_a_later_one_is_not() {

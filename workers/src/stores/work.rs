@@ -1,6 +1,7 @@
 //! The store that a build writes to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -12,7 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::{Store, open};
+use super::pieces::{Pieces, piece_bytes};
+use super::steady::Persistence;
+use super::{Store, identity, open};
 use crate::error::WorkerError;
 
 /// Tables, plans, markers, checkpoints and reports.
@@ -47,7 +50,8 @@ impl WorkStore {
         }
     }
 
-    /// The same folder in another store: for tests and benchmarks that put something between.
+    /// The same folder in another store: for tests and benchmarks that put something between. Files that go in pieces
+    /// go past it.
     pub fn over(self, layer: impl FnOnce(Arc<DynObjectStore>) -> Arc<DynObjectStore>) -> Self {
         WorkStore(Store { store: layer(self.0.store), ..self.0 })
     }
@@ -55,7 +59,10 @@ impl WorkStore {
     /// A store in memory, which lies elsewhere as a bucket does.
     pub(crate) fn in_memory() -> Self {
         let url = Url::parse("memory:///").expect("a constant");
-        WorkStore(Store { store: Arc::new(object_store::memory::InMemory::new()), root: Path::default(), url })
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let persistence = Persistence { tries: 1, first_pause: Duration::ZERO, longest_pause: Duration::ZERO };
+        let pieces = Some(Pieces { store: store.clone(), persistence });
+        WorkStore(Store { store, pieces, root: Path::default(), url, is_anonymous: false })
     }
 
     /// Whether anything was made there; what only looks must make nothing.
@@ -67,7 +74,7 @@ impl WorkStore {
             Some(folder) => Ok(folder.is_dir()),
             None => {
                 let first = self.0.store.list(Some(&self.0.root)).try_next().await;
-                Ok(first.map_err(|e| WorkerError::of_store(self.0.url.as_str(), e))?.is_some())
+                Ok(first.map_err(|e| self.0.sorted(self.0.url.as_str(), e))?.is_some())
             }
         }
     }
@@ -121,6 +128,28 @@ impl WorkStore {
     /// [`WorkerError::DiskFull`]; a store that does not answer or lets nobody in.
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), WorkerError> {
         self.0.store.put(&self.0.path(path)?, bytes.into()).await.map(|_| ()).map_err(|e| self.0.fault(path, e))
+    }
+
+    /// Writes an object from a file of this machine, whatever was there; a large one in pieces.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), and what keeps the file from being read.
+    pub(crate) async fn put_file(&self, path: &str, file: &std::path::Path) -> Result<(), WorkerError> {
+        let unread = |e: std::io::Error| WorkerError::of_io(file, &e);
+        let opened = std::fs::File::open(file).map_err(unread)?;
+        let bytes = opened.metadata().map_err(unread)?.len();
+        match self.0.pieces.clone().zip(piece_bytes(bytes)) {
+            Some((pieces, piece_bytes)) => {
+                let before = self.head(path).await?.map(|meta| identity(&meta));
+                let Err(error) = pieces.put(self.0.path(path)?, opened, piece_bytes).await else { return Ok(()) };
+                // its last request may have done its work, and the answer was lost
+                match self.head(path).await? {
+                    Some(meta) if meta.size == bytes && Some(identity(&meta)) != before => Ok(()),
+                    _ => Err(self.0.fault(path, error)),
+                }
+            }
+            None => self.put(path, std::fs::read(file).map_err(unread)?.into()).await,
+        }
     }
 
     /// Writes an object if there is none; `false`: somebody else was faster.
@@ -210,6 +239,19 @@ impl WorkStore {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(self.0.fault(path, e)),
         }
+    }
+
+    /// The store's clock, which writes the times of objects, in milliseconds since 1970. It is asked with an object.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub(crate) async fn now_millis(&self) -> Result<i64, WorkerError> {
+        let path = format!("probe/clock-{}", crate::attempt::id());
+        self.put(&path, Bytes::new()).await?;
+        let meta = self.head(&path).await?;
+        self.delete(&path).await?;
+        meta.map(|meta| meta.last_modified.timestamp_millis())
+            .ok_or_else(|| WorkerError::Transient(format!("{}{path} is gone as soon as it is written", self.0.url)))
     }
 
     /// Does the store keep its word on conditional writes? Creates an object twice, and races

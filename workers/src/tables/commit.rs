@@ -22,6 +22,7 @@ use delta_kernel_default_engine::parquet::DataFileMetadata;
 use manifests::commit::{Replacement, Verdict, verdict};
 use manifests::{Artifact, PartFile};
 
+use super::clock::{behind, check_clock, now_millis};
 use super::columns::{delta_field, missing_fields};
 use super::{ENGINE_INFO, PARTITION, Tables, blocking, kernel_error};
 use crate::backoff::Backoff;
@@ -60,7 +61,7 @@ pub struct Mark {
 pub struct Committed {
     /// Version at which the change is visible.
     pub version: u64,
-    /// Shards whose base was no longer live: their parts were left out.
+    /// Shards whose parts were left out: their base was no longer live, or `gc` may be clearing them away.
     pub overtaken: Vec<u32>,
 }
 
@@ -69,7 +70,7 @@ impl Tables {
     /// judged and tried again, with growing pauses, until a deadline.
     ///
     /// # Errors
-    /// [`WorkerError::Transient`] at the deadline.
+    /// [`WorkerError::Transient`] at the deadline, and where this machine's clock is behind the table's horizon.
     pub async fn commit(&self, change: Change) -> Result<Committed, WorkerError> {
         let artifact = change.artifact;
         self.until_committed(artifact, move |tables, snapshot| tables.try_commit(snapshot, &change)).await
@@ -89,6 +90,9 @@ impl Tables {
             }
             let live = tables.live(artifact, snapshot, &change.country)?;
             let horizon = tables.horizon(artifact, snapshot, &change.country)?;
+            if change.replacements.iter().any(|replacement| is_before(&replacement.part, horizon)) {
+                check_clock(artifact, &change.country, horizon)?;
+            }
             let live_part =
                 |shard: u32| live.parts.iter().find(|part| part.shard == shard).map(|part| part.path.as_str());
             let holds = |replacement: &Replacement| {
@@ -161,7 +165,10 @@ impl Tables {
             let live = of_shard.get(&replacement.part.shard).copied();
             match verdict(live, replacement.base.as_deref(), &replacement.part.path) {
                 // it may be cleared away at this moment
-                Verdict::Apply if is_before(&replacement.part, horizon) => overtaken.push(replacement.part.shard),
+                Verdict::Apply if is_before(&replacement.part, horizon) => {
+                    check_clock(change.artifact, &change.country, horizon)?;
+                    overtaken.push(replacement.part.shard);
+                }
                 Verdict::Apply => applied.push(replacement),
                 Verdict::AlreadyLive => {}
                 Verdict::Overtaken => overtaken.push(replacement.part.shard),
@@ -266,18 +273,18 @@ impl Tables {
         }
     }
 
-    /// Takes files out of a country's table, those of them that are live; parts without rows take the place of ours.
+    /// Takes files out of a country's table, those of them that are live; other parts take the place of ours.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit).
+    /// As [`commit`](Self::commit); [`WorkerError::Transient`] too where `gc` may be clearing those parts away.
     pub async fn take_out(
         &self,
         artifact: Artifact,
         country: &str,
         files: &BTreeSet<String>,
-        empty: &[PartFile],
+        others: &[PartFile],
     ) -> Result<(), WorkerError> {
-        let (files, empty, country) = (Arc::new(files.clone()), Arc::new(empty.to_vec()), Arc::new(country.to_owned()));
+        let (files, others, country) = (files.clone(), others.to_vec(), country.to_owned());
         self.until_committed(artifact, move |tables, snapshot| {
             let live = tables.live(artifact, snapshot, &country)?;
             let ours = live.parts.iter().map(|p| p.path.as_str());
@@ -288,7 +295,16 @@ impl Tables {
             }
             // a shard that somebody else made again meanwhile has its part
             let held = |shard| live.parts.iter().any(|p| p.shard == shard && !removed.contains(p.path.as_str()));
-            let added: Vec<&PartFile> = empty.iter().filter(|part| !held(part.shard)).collect();
+            let added: Vec<&PartFile> = others.iter().filter(|part| !held(part.shard)).collect();
+            let horizon = tables.horizon(artifact, snapshot, &country)?;
+            if added.iter().any(|part| is_before(part, horizon)) {
+                check_clock(artifact, &country, horizon)?;
+                return Err(WorkerError::Transient(format!(
+                    "table {} of {country}: `gc` has begun meanwhile, and may clear away what was to take the place of \
+                     faulty files; nothing was taken out",
+                    artifact.name()
+                )));
+            }
             let version = tables.write_version(snapshot, artifact, &country, &removed, &added, None);
             Ok(version.map_err(|e| kernel_error(artifact, e))?.map(|_| ()))
         })
@@ -326,6 +342,19 @@ impl Tables {
         blocking(move || tables.horizon(artifact, &snapshot, &country)).await
     }
 
+    /// The same for whoever is about to write parts, which are named by this machine's clock: waits a little for that to come
+    /// to the horizon.
+    ///
+    /// # Errors
+    /// [`WorkerError::Transient`] for a clock that is far behind: no part that is written now would ever count; otherwise as
+    /// [`horizon_millis`](Self::horizon_millis).
+    pub async fn horizon_to_write(&self, artifact: Artifact, country: &str) -> Result<u64, WorkerError> {
+        let horizon = self.horizon_millis(artifact, country).await?;
+        check_clock(artifact, country, horizon)?;
+        tokio::time::sleep(behind(horizon)).await;
+        Ok(horizon)
+    }
+
     /// Milliseconds since 1970 before which a part that is not live may be gone; 0: nothing was ever cleared away.
     fn horizon(&self, artifact: Artifact, snapshot: &SnapshotRef, country: &str) -> Result<u64, WorkerError> {
         Ok(self.number(artifact, snapshot, &horizon_id(country))?.unwrap_or(0).max(0) as u64)
@@ -341,9 +370,4 @@ fn horizon_id(country: &str) -> String {
 fn row_count(rows: u64) -> StructArray {
     let field = Arc::new(ArrowField::new("numRecords", ArrowType::Int64, true));
     StructArray::from(vec![(field, Arc::new(Int64Array::from(vec![rows as i64])) as ArrayRef)])
-}
-
-fn now_millis() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| d.as_millis() as i64)
 }

@@ -1,4 +1,5 @@
-//! Entries of a Delta log, read once: they never change, and a torn one must not pass for an empty one.
+//! Entries of a Delta log, read once: they never change, and a torn one must not pass for an empty one. A log that lies
+//! in the place of another one is found out where it is listed.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -15,6 +16,7 @@ use object_store::{
 };
 
 use crate::cause::TornEntry;
+use crate::stores::identity;
 
 /// Bytes of entries that are kept; what comes after is read again each time.
 const MOST_BYTES: usize = 32 << 20;
@@ -24,18 +26,49 @@ pub(super) struct LogEntries {
     inner: Arc<DynObjectStore>,
     /// Files that are taken for absent.
     hidden: Arc<HashSet<Path>>,
-    kept: Mutex<Kept>,
+    kept: Arc<Mutex<Kept>>,
 }
 
 #[derive(Default)]
 struct Kept {
     entries: HashMap<Path, (Bytes, ObjectMeta)>,
     bytes: usize,
+    /// The newest entry of each log, of those that were listed.
+    newest: HashMap<Path, ObjectMeta>,
+    /// How often another log was found in the place of each.
+    times_anew: HashMap<Path, u64>,
 }
 
 impl LogEntries {
     pub(super) fn new(inner: Arc<DynObjectStore>, hidden: HashSet<Path>) -> Self {
-        Self { inner, hidden: Arc::new(hidden), kept: Mutex::default() }
+        Self { inner, hidden: Arc::new(hidden), kept: Arc::default() }
+    }
+
+    /// How often a listing has found another log in the place of this one: its folder was moved away, and the table made
+    /// anew. What was known of it before is of no use.
+    pub(super) fn times_anew(&self, log: &Path) -> u64 {
+        self.kept.lock().map_or(0, |kept| kept.times_anew.get(log).copied().unwrap_or(0))
+    }
+}
+
+impl Kept {
+    /// Learns from a listing of a log, which begins at the latest with what was its newest entry `before`.
+    fn learn(&mut self, log: &Path, before: Option<&ObjectMeta>, listed: &[ObjectMeta]) {
+        let is_before = |meta: &ObjectMeta, before: &ObjectMeta| {
+            meta.location == before.location && identity(meta) == identity(before)
+        };
+        if before.is_some_and(|before| !listed.iter().any(|meta| is_before(meta, before))) {
+            *self.times_anew.entry(log.clone()).or_default() += 1;
+            self.newest.remove(log);
+            self.entries.retain(|path, _| !path.prefix_matches(log));
+            self.bytes = self.entries.values().map(|(bytes, _)| bytes.len()).sum();
+        }
+        let newest = listed.iter().filter(|meta| is_entry(&meta.location)).max_by(|a, b| a.location.cmp(&b.location));
+        // another listing may have come later and ended earlier
+        let known = self.newest.get(log).map(|meta| &meta.location);
+        if let Some(newest) = newest.filter(|newest| known < Some(&newest.location)) {
+            self.newest.insert(log.clone(), newest.clone());
+        }
     }
 }
 
@@ -121,9 +154,18 @@ impl ObjectStore for LogEntries {
 
     /// Sorted: the kernel relies on that, and the file system does not.
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (listed, hidden) = (self.inner.list_with_offset(prefix, offset), self.hidden.clone());
+        let log = prefix.cloned().unwrap_or_default();
+        let before = self.kept.lock().ok().and_then(|kept| kept.newest.get(&log).cloned());
+        // in the same request
+        let from = before.as_ref().and_then(|before| before.location.as_ref().strip_suffix(".json"));
+        let from = from.map(Path::from).filter(|from| from < offset);
+        let listed = self.inner.list_with_offset(prefix, from.as_ref().unwrap_or(offset));
+        let (hidden, kept, offset) = (self.hidden.clone(), self.kept.clone(), offset.clone());
         let sorted = listed.try_collect::<Vec<ObjectMeta>>().map_ok(move |mut all| {
-            all.retain(|meta| !hidden.contains(&meta.location));
+            if let Ok(mut kept) = kept.lock() {
+                kept.learn(&log, before.as_ref(), &all);
+            }
+            all.retain(|meta| meta.location > offset && !hidden.contains(&meta.location));
             all.sort_unstable_by(|a, b| a.location.cmp(&b.location));
             futures::stream::iter(all.into_iter().map(Ok))
         });

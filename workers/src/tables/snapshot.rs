@@ -6,6 +6,7 @@ use delta_kernel::transaction::UpdateTableOperation;
 use delta_kernel::{KernelError, Snapshot, SnapshotRef};
 use manifests::words::count;
 use manifests::{Artifact, paths};
+use object_store::path::Path;
 use url::Url;
 
 use super::columns::delta_field;
@@ -67,12 +68,20 @@ impl Tables {
         if let Some(version) = version {
             return Snapshot::builder_for(url).at_version(version).build(engine);
         }
+        let log = Path::from(format!("{}/_delta_log", paths::table(artifact)));
         let before = self.seen.lock().ok().and_then(|seen| seen.get(&artifact).cloned());
-        let newer = before.and_then(|before| Snapshot::builder_from(before).build(engine).ok());
+        let newer = before.and_then(|(anew, before)| {
+            let newer = Snapshot::builder_from(before).build(engine).ok()?;
+            // for this the log was listed
+            (self.entries.times_anew(&log) == anew).then_some((anew, newer))
+        });
         // a table that was made anew, or whose log was cut, is read from its beginning
-        let snapshot = newer.map_or_else(|| Snapshot::builder_for(url).build(engine), Ok)?;
+        let (anew, snapshot) = match newer {
+            Some(newer) => newer,
+            None => (self.entries.times_anew(&log), Snapshot::builder_for(url).build(engine)?),
+        };
         if let Ok(mut seen) = self.seen.lock() {
-            seen.insert(artifact, snapshot.clone());
+            seen.insert(artifact, (anew, snapshot.clone()));
         }
         Ok(snapshot)
     }

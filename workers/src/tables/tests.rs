@@ -379,4 +379,73 @@ async fn no_commit_brings_in_a_part_from_before_the_horizon() {
     assert_eq!(live(&tables, FINLAND).await, [paths::part(FINLAND, 1, &new)]);
     // other countries have theirs
     assert!(tables.commit(change("spain", &[(0, None, &old)])).await.unwrap().overtaken.is_empty());
+    // nor does one as a repair takes a file out: what is to take its place may be cleared away at this moment
+    let file = BTreeSet::from([paths::part(FINLAND, 1, &new)]);
+    let refused = tables.take_out(Artifact::Splits, FINLAND, &file, &[part(FINLAND, 1, &old)]).await.unwrap_err();
+    assert_eq!(refused.exit_code(), 75, "{refused}");
+    assert_eq!(live(&tables, FINLAND).await, [paths::part(FINLAND, 1, &new)]);
+    let newer = crate::attempt::id();
+    tables.take_out(Artifact::Splits, FINLAND, &file, &[part(FINLAND, 1, &newer)]).await.unwrap();
+    assert_eq!(live(&tables, FINLAND).await, [paths::part(FINLAND, 1, &newer)]);
+}
+
+/// By a clock that is behind, what is made again would be too old again, and so for ever.
+#[tokio::test]
+async fn a_clock_behind_the_horizon_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, tables) = open(&folder);
+    let first = crate::attempt::id();
+    tables.commit(change(FINLAND, &[(0, None, &first)])).await.unwrap();
+    let now = crate::parts::written_millis(&paths::part(FINLAND, 0, &first)).unwrap();
+    tables.raise_horizon(Artifact::Splits, FINLAND, now + 3_600_000).await.unwrap();
+    let second = crate::attempt::id();
+    let late = || change(FINLAND, &[(0, Some(first.as_str()), &second)]);
+    let mark = Mark { name: "x".into(), before: None, after: 1 };
+    let refused = [
+        tables.commit(late()).await.unwrap_err(),
+        tables.commit_marked(late(), mark).await.unwrap_err(),
+        tables.horizon_to_write(Artifact::Splits, FINLAND).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.exit_code(), 75, "{error}");
+        let words = error.to_string();
+        assert!(words.contains("clock is 35") && words.contains("splits of finland"), "{words}");
+    }
+    assert_eq!(live(&tables, FINLAND).await, [paths::part(FINLAND, 0, &first)]);
+    // others may go on
+    assert_eq!(tables.horizon_to_write(Artifact::Splits, "spain").await.unwrap(), 0);
+    // a little is waited for
+    tables.raise_horizon(Artifact::Splits, "spain", crate::tables::clock::now_millis() as u64 + 200).await.unwrap();
+    tables.horizon_to_write(Artifact::Splits, "spain").await.unwrap();
+    let third = crate::attempt::id();
+    assert!(tables.commit(change("spain", &[(0, None, &third)])).await.unwrap().overtaken.is_empty());
+}
+
+/// As our messages advise: the folder of a table is moved away, and the table is made anew.
+#[tokio::test]
+async fn a_table_that_was_made_anew_is_no_older_version_of_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let (work, tables) = open(&folder);
+    let beside = Tables::new(&work);
+    for i in 0..5 {
+        let base = (i > 0).then(|| format!("{}", i - 1));
+        tables.commit(change(FINLAND, &[(0, base.as_deref(), &i.to_string())])).await.unwrap();
+    }
+    assert_eq!(live(&tables, FINLAND).await, [paths::part(FINLAND, 0, "4")]);
+    // with fewer versions, with more, and with a checkpoint that the old one had not
+    for (round, commits) in [2, 8, 12, 1].into_iter().enumerate() {
+        assert!(tables.pin(Artifact::Splits, FINLAND, None).await.unwrap().version.is_some());
+        std::fs::remove_dir_all(folder.path().join("tables/splits")).unwrap();
+        for i in 0..commits {
+            let base = (i > 0).then(|| format!("anew{round}x{}", i - 1));
+            let anew = format!("anew{round}x{i}");
+            beside.commit(change(FINLAND, &[(0, base.as_deref(), &anew)])).await.unwrap();
+        }
+        let last = format!("anew{round}x{}", commits - 1);
+        for tables in [&tables, &beside, &Tables::new(&work)] {
+            assert_eq!(live(tables, FINLAND).await, [paths::part(FINLAND, 0, &last)], "{commits} commits");
+        }
+        let version = tables.pin(Artifact::Splits, FINLAND, None).await.unwrap().version;
+        assert_eq!(version, Some(commits), "{commits} commits");
+    }
 }

@@ -6,7 +6,7 @@ use arrow::array::{Array, RecordBatch};
 use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::spec::PairsSpec;
-use manifests::{Artifact, PartFile, paths};
+use manifests::{Artifact, Digest, PartFile, digest, paths};
 use stages::pair_quality::alike::Search;
 use stages::pair_quality::sift::{LeftOut, Pair, Sieve, Untagged};
 use stages::table::{Columns, TableError};
@@ -17,6 +17,9 @@ use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
+
+/// Digest of what a run wrote down of the pairs that it leaves out, in its folder: it is there where the run leaves out none, too.
+const DIGEST_FILE: &str = "left_out.digest";
 
 /// Shards that are read at once.
 const SHARDS_AT_ONCE: usize = 16;
@@ -83,11 +86,14 @@ pub async fn left_out(
         let places: HashMap<&str, usize> = sieve.order().zip(0..).collect();
         let mut search = Search::new(places.len(), spec.near_duplicate_cosine);
         while search.is_open() {
-            for [(artifact, part), ..] in &shards {
-                let reader = PartReader::open(work, *artifact, part).await?;
-                for row_group in 0..reader.row_groups().len() {
-                    let batch = reader.read_row_group(&["image_id", "vector"], row_group).await?;
+            let opened = shards.iter().map(|[(_, quality), ..]| first_vectors(work.clone(), PartFile::clone(quality)));
+            let mut opened = in_order(opened, SHARDS_AT_ONCE, "pretrain.pairs");
+            while let Some((reader, first)) = opened.try_next().await? {
+                let (mut read, mut row_group) = (first, 0);
+                while let Some(batch) = read {
                     tokio::task::block_in_place(|| offer(&mut search, &places, &batch)).map_err(broken)?;
+                    row_group += 1;
+                    read = vectors(&reader, row_group).await?;
                 }
             }
             tokio::task::block_in_place(|| search.end_pass());
@@ -109,6 +115,21 @@ async fn has_rows(work: &WorkStore, inputs: &[PinnedTable], shard: u32) -> Resul
     Ok(!TableRows::open(work, &of_shard, Members::Split("train")).await?.is_empty())
 }
 
+/// Opens a part of pair_quality and reads its first vectors: of most parts that is all.
+async fn first_vectors(work: WorkStore, part: PartFile) -> Result<(PartReader, Option<RecordBatch>), WorkerError> {
+    let reader = PartReader::open(&work, Artifact::PairQuality, &part).await?;
+    let first = vectors(&reader, 0).await?;
+    Ok((reader, first))
+}
+
+/// The vectors of a row group, if there is one of this number.
+async fn vectors(reader: &PartReader, row_group: usize) -> Result<Option<RecordBatch>, WorkerError> {
+    if row_group >= reader.row_groups().len() {
+        return Ok(None);
+    }
+    reader.read_row_group(&["image_id", "vector"], row_group).await.map(Some)
+}
+
 /// Shows the vectors of a row group to a search.
 fn offer(search: &mut Search, places: &HashMap<&str, usize>, batch: &RecordBatch) -> Result<(), TableError> {
     let columns = Columns::new(Artifact::PairQuality, batch);
@@ -118,14 +139,36 @@ fn offer(search: &mut Search, places: &HashMap<&str, usize>, batch: &RecordBatch
     Ok(())
 }
 
-/// Writes down in a run's folder which pairs it leaves out.
-pub(crate) async fn write(
+/// What a run leaves out, and why, by image id: as it was written down in the run's folder when the run began, or else as it is
+/// found now. The key of a run stands for all that this follows from.
+///
+/// # Errors
+/// As [`left_out`].
+pub(crate) async fn of_run(
+    (kept_in, run): (&WorkStore, &str),
     work: &WorkStore,
-    run: &str,
-    left_out: &BTreeMap<String, LeftOut>,
-) -> Result<(), WorkerError> {
-    let why: BTreeMap<&str, String> = left_out.iter().map(|(id, out)| (id.as_str(), out.in_words())).collect();
-    work.put_json(&format!("{run}/{LEFT_OUT_FILE}"), &why).await
+    inputs: &[PinnedTable],
+    spec: &PairsSpec,
+) -> Result<BTreeMap<String, String>, WorkerError> {
+    if !spec.is_on() {
+        return Ok(BTreeMap::new());
+    }
+    if let Some(digest) = kept_in.get_sealed::<Digest>(&format!("{run}/{DIGEST_FILE}")).await? {
+        let why = written_in(kept_in, run).await?;
+        if digest::of_value(&why) == digest {
+            return Ok(why);
+        }
+    }
+    let found = left_out(work, inputs, spec).await?;
+    Ok(found.into_iter().map(|(image_id, out)| (image_id, out.in_words())).collect())
+}
+
+/// Writes down in a run's folder which pairs it leaves out.
+pub(crate) async fn write(work: &WorkStore, run: &str, left_out: &BTreeMap<String, String>) -> Result<(), WorkerError> {
+    if !left_out.is_empty() {
+        work.put_json(&format!("{run}/{LEFT_OUT_FILE}"), left_out).await?;
+    }
+    work.put_sealed(&format!("{run}/{DIGEST_FILE}"), &digest::of_value(left_out)).await
 }
 
 /// What a run wrote down of the pairs that it left out: the reason of each, with its figure, by image id. None of a run that left
@@ -134,7 +177,11 @@ pub(crate) async fn write(
 /// # Errors
 /// A store that does not answer or lets nobody in.
 pub async fn written(work: &WorkStore, of: (&str, &str), key: &str) -> Result<BTreeMap<String, String>, WorkerError> {
-    let bytes = work.get(&format!("{}/{LEFT_OUT_FILE}", paths::training_run(of.0, of.1, key))).await?;
+    written_in(work, &paths::training_run(of.0, of.1, key)).await
+}
+
+async fn written_in(work: &WorkStore, run: &str) -> Result<BTreeMap<String, String>, WorkerError> {
+    let bytes = work.get(&format!("{run}/{LEFT_OUT_FILE}")).await?;
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
 }
 
@@ -248,6 +295,36 @@ mod tests {
         let error = of("ok", "ok", "train").await.unwrap_err();
         assert!(error.exit_code() == 65 && error.to_string().contains("shard 0 of pair_quality"), "{error}");
         assert!(error.to_string().contains("`urbancross retry SPEC --errors`"), "{error}");
+    }
+
+    /// Sifting may take hours: a run that was stopped goes on with what it found when it began.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_that_goes_on_sifts_nothing_again() {
+        let work = WorkStore::in_memory();
+        let spec = PairsSpec { drop_least_similar: 0.5, ..PairsSpec::default() };
+        let inputs = [
+            one_row(&work, Artifact::Captions, "status", "error").await,
+            one_row(&work, Artifact::Images, "status", "ok").await,
+            one_row(&work, Artifact::Splits, "split", "train").await,
+            PinnedTable::empty(Artifact::PairQuality),
+        ];
+        let of_run = async || of_run((&work, "run"), &work, &inputs, &spec).await;
+        assert!(of_run().await.unwrap().is_empty());
+        let why = BTreeMap::from([("a".to_owned(), "too like b".to_owned())]);
+        write(&work, "run", &why).await.unwrap();
+        assert_eq!(of_run().await.unwrap(), why);
+        // what was changed since is not believed
+        work.put_json(&format!("run/{LEFT_OUT_FILE}"), &BTreeMap::from([("c", "too like b")])).await.unwrap();
+        assert!(of_run().await.unwrap().is_empty());
+        // none is an answer, too: no table is read
+        let none = BTreeMap::new();
+        work.delete(&format!("run/{LEFT_OUT_FILE}")).await.unwrap();
+        write(&work, "run", &none).await.unwrap();
+        let captions = &inputs[0].parts[0].path;
+        work.delete(&format!("{}/{captions}", paths::table(Artifact::Captions))).await.unwrap();
+        assert_eq!(of_run().await.unwrap(), none);
+        let read = left_out(&work, &inputs, &spec).await;
+        assert!(read.is_err());
     }
 
     #[test]

@@ -11,12 +11,12 @@ use training::trainer::Event;
 
 use bytes::Bytes;
 
-use super::ROWS_FILE;
 use super::claim::Claim;
 use super::mirror::Mirror;
+use super::{RECORD_FILE, ROWS_FILE};
 use crate::durable;
 use crate::error::WorkerError;
-use crate::stores::WorkStore;
+use crate::stores::{WorkStore, identity};
 
 /// Seconds that a run has spent on what is saved of it, and those of them that its steps waited for data.
 const SPENT_FILE: &str = "spent-seconds";
@@ -56,6 +56,12 @@ impl RunDir<'_> {
         Claim::take(&folder, self.name, ranks.world_size() == 1, stop).await
     }
 
+    /// The object that says that the run is done; one that cannot be read says nothing, but is there.
+    async fn recorded(&self) -> Result<Option<String>, WorkerError> {
+        let record = self.work.head(&format!("{}/{RECORD_FILE}", self.run)).await?;
+        Ok(record.map(|meta| identity(&meta)))
+    }
+
     /// Brings the run's saved state here, calls `train` on a thread of its own, copies every checkpoint to the work
     /// store and, at the end, the result, with the `rows` that it saw. Only rank 0 keeps a run; the others have a folder
     /// of their own to work in.
@@ -72,7 +78,9 @@ impl RunDir<'_> {
     {
         let rank = ranks.rank();
         let mut mirror = Mirror::new(self.work, self.scratch, self.run);
+        let mut recorded = None;
         if rank == 0 {
+            recorded = self.recorded().await?;
             mirror.restore().await?;
         }
         let folder = match rank {
@@ -134,6 +142,10 @@ impl RunDir<'_> {
             trained.wait_seconds += waited;
         }
         if trained.is_some() {
+            // paused for long, it may have been overtaken by one that is done and whose states were cleared away
+            if self.recorded().await? != recorded {
+                return Err(WorkerError::Conflict(format!("the record of the training {}", self.run)));
+            }
             // whoever starts from these weights, here or elsewhere, learns what they saw
             durable::write(&folder.join(RESULT_FOLDER).join(ROWS_FILE), rows)?;
             mirror.publish(RESULT_FOLDER).await?;
@@ -153,6 +165,46 @@ mod tests {
     use manifests::spec::StoreOptions;
     use training::communicator::Solo;
     use training::trainer::Progress;
+
+    fn trained() -> Trained {
+        Trained {
+            model_digest: String::new(),
+            parameters: 1,
+            train_rows: 4,
+            validation_rows: 1,
+            epochs: 1,
+            best_epoch: 0,
+            best_validation_mean_recall: 50.0,
+            validation_chance: None,
+            samples: 4,
+            seconds: 1.0,
+            wait_seconds: 0.5,
+        }
+    }
+
+    /// A machine that slept while another one trained the run to its end leaves what that one published.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_result_that_somebody_else_has_published_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &StoreOptions::default()).unwrap();
+        let (stop, run) = (AtomicBool::new(false), "checkpoints/x/pretrain/key");
+        let place = RunDir { work: &work, scratch: folder.path(), run, name: "pretrain", stop: &stop };
+        let claim = place.claim(&Solo, &stop).await.unwrap();
+        let (rows, mut ranks) = (Bytes::new(), Solo);
+        let ran = place.run(
+            &claim,
+            &mut ranks,
+            &rows,
+            |_| (),
+            |_, folder, _| {
+                durable::write(&folder.join(RECORD_FILE), b"{}").unwrap();
+                Ok(Some(trained()))
+            },
+        );
+        let overtaken = ran.await.err().expect("it was overtaken");
+        assert!(overtaken.exit_code() == 75 && overtaken.to_string().contains("pretrain/key"), "{overtaken}");
+        assert!(!folder.path().join(run).join(RESULT_FOLDER).exists());
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_run_that_goes_on_counts_the_time_of_its_earlier_starts() {
@@ -191,20 +243,7 @@ mod tests {
             assert!(matches!(stopped.await, Err(WorkerError::Stopped)));
         }
         let spent = seconds_in(&folder.path().join(run).join(SPENT_FILE));
-        let trained = Trained {
-            model_digest: String::new(),
-            parameters: 1,
-            train_rows: 4,
-            validation_rows: 1,
-            epochs: 1,
-            best_epoch: 0,
-            best_validation_mean_recall: 50.0,
-            validation_chance: None,
-            samples: 4,
-            seconds: 1.0,
-            wait_seconds: 0.5,
-        };
-        let trained = place.run(&claim, &mut ranks, &rows, |_| (), |_, _, _| Ok(Some(trained)));
+        let trained = place.run(&claim, &mut ranks, &rows, |_| (), |_, _, _| Ok(Some(trained())));
         let trained = trained.await.unwrap().unwrap();
         assert_eq!((trained.wait_seconds, trained.seconds), (2.0 + 2.0 + 0.5, spent + 1.0));
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, paths};
 use object_store::ObjectMeta;
@@ -22,13 +23,19 @@ use crate::tables::Tables;
 use crate::tag_refreshes;
 use crate::train;
 use crate::train::claim::Claim;
-use crate::upkeep::under_way::under_way;
+use crate::upkeep::under_way::{UnderWay, under_way};
 
 /// A training or an adaptation that this machine cannot see runs no longer than this.
 const LONGEST_TRAINING: Duration = Duration::from_secs(30 * 86_400);
 
 /// Entries of a table's log stay so much longer than all else: they are of all countries, of which each keeps what it likes.
 const LOG_LONGER: Duration = Duration::from_secs(30 * 86_400);
+
+/// Requests that are on their way at once.
+const AT_ONCE: usize = 64;
+
+/// Times of objects are in whole seconds on some stores, and a file system's clock ticks.
+const TICK_MILLIS: i64 = 1000;
 
 /// Files of a finished run that stay: the first two for ever, the others while its result is needed.
 const WITH_RESULT: &[&str] = &["done.json", "rows.parquet", "result/", "curve.", "left_out.json"];
@@ -57,8 +64,12 @@ pub type Clearance = BTreeMap<&'static str, Cleared>;
 struct Sweep<'a> {
     work: &'a WorkStore,
     delete: bool,
+    /// By the store's clock.
+    now_millis: i64,
     horizon_millis: u64,
     clearance: Clearance,
+    /// What is to be deleted next.
+    doomed: Vec<String>,
 }
 
 impl Sweep<'_> {
@@ -72,11 +83,20 @@ impl Sweep<'_> {
         u64::try_from(meta.last_modified.timestamp_millis()).is_ok_and(|millis| millis < horizon_millis)
     }
 
-    async fn take(&mut self, kind: &'static str, path: &str, bytes: u64) -> Result<(), WorkerError> {
+    fn take(&mut self, kind: &'static str, path: String, bytes: u64) {
         let cleared = self.clearance.entry(kind).or_default();
         cleared.objects += 1;
         cleared.bytes += bytes;
-        if self.delete { self.work.delete(path).await } else { Ok(()) }
+        if self.delete {
+            self.doomed.push(path);
+        }
+    }
+
+    /// Deletes what was taken until now.
+    async fn flush(&mut self) -> Result<(), WorkerError> {
+        let (work, doomed) = (self.work, std::mem::take(&mut self.doomed));
+        let doomed = futures::stream::iter(doomed.into_iter().map(Ok::<_, WorkerError>));
+        doomed.try_for_each_concurrent(AT_ONCE, |path: String| async move { work.delete(&path).await }).await
     }
 }
 
@@ -90,14 +110,19 @@ pub async fn gc(
     country: &str,
     retention: Retention,
 ) -> Result<Clearance, WorkerError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let horizon_millis = now.saturating_sub(retention.keep).as_millis() as u64;
-    let mut sweep = Sweep { work, delete: retention.delete, horizon_millis, clearance: Clearance::new() };
-    let under_way = under_way(work, tables, country, horizon_millis).await?;
-    let is_under_way = |stage: &str| under_way.contains_key(stage);
+    let own_millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+    // by a clock ahead of the store's the horizon would be beyond what others write; who only looks writes nothing
+    let now_millis = match retention.delete {
+        true => own_millis.min(work.now_millis().await?.saturating_add(TICK_MILLIS)),
+        false => own_millis,
+    };
+    let horizon_millis = (now_millis.max(0) as u64).saturating_sub(retention.keep.as_millis() as u64);
+    let (delete, clearance, doomed) = (retention.delete, Clearance::new(), Vec::new());
+    let mut sweep = Sweep { work, delete, now_millis, horizon_millis, clearance, doomed };
+    let at_first = under_way(work, tables, country, (horizon_millis, now_millis)).await?;
     for artifact in Artifact::TABLES {
         // a stage may take longer than anything is kept, and is published as a whole
-        if under_way.values().any(|table| *table == Some(artifact)) {
+        if at_first.stages.values().any(|table| *table == Some(artifact)) {
             continue;
         }
         if tables.live_files(artifact, country).await?.is_none() {
@@ -106,9 +131,12 @@ pub async fn gc(
         if sweep.delete {
             tables.raise_horizon(artifact, country, horizon_millis).await?;
         }
-        clear_parts(&mut sweep, tables, artifact, country).await?;
+        clear_parts(&mut sweep, tables, &at_first, artifact, country).await?;
         clear_log(&mut sweep, artifact).await?;
+        sweep.flush().await?;
     }
+    // what began meanwhile is no less under way
+    let under_way = under_way(work, tables, country, (horizon_millis, now_millis)).await?;
     let slices = |artifact| format!("{}/{}", paths::table(artifact), paths::partition(country));
     for (kind, folder) in [
         ("markers", format!("markers/{country}")),
@@ -116,19 +144,21 @@ pub async fn gc(
         ("slices", slices(Artifact::Listing)),
         ("slices", slices(Artifact::Assignment)),
     ] {
-        if kind == "slices" && !under_way.is_empty() {
+        if kind == "slices" && !under_way.stages.is_empty() {
             continue;
         }
         for (name, meta) in work.list_metas(&folder).await? {
             let stage = name.split('/').next().unwrap_or_default();
-            if sweep.is_old(&meta) && (kind == "slices" || !is_under_way(stage)) {
-                sweep.take(kind, &format!("{folder}/{name}"), meta.size).await?;
+            if sweep.is_old(&meta) && (kind == "slices" || !under_way.stages.contains_key(stage)) {
+                sweep.take(kind, format!("{folder}/{name}"), meta.size);
             }
         }
+        sweep.flush().await?;
     }
     clear_vectors(&mut sweep, tables, country).await?;
     clear_tag_states(&mut sweep, tables, country).await?;
     clear_runs(&mut sweep, country).await?;
+    sweep.flush().await?;
     clear_trainings(&mut sweep, country).await?;
     clear_adaptations(&mut sweep, country).await?;
     Ok(sweep.clearance)
@@ -146,7 +176,7 @@ async fn clear_vectors(sweep: &mut Sweep<'_>, tables: &Tables, country: &str) ->
     for (name, meta) in files {
         let part = paths::part_of_vectors(name.rsplit('/').next().unwrap_or_default());
         if sweep.is_old(&meta) && part.is_none_or(|part| !live.contains(part.as_str())) {
-            sweep.take("vectors", &format!("{folder}/{name}"), meta.size).await?;
+            sweep.take("vectors", format!("{folder}/{name}"), meta.size);
         }
     }
     Ok(())
@@ -163,7 +193,7 @@ async fn clear_tag_states(sweep: &mut Sweep<'_>, tables: &Tables, country: &str)
     for (name, meta) in objects {
         let path = format!("{folder}/{name}");
         if sweep.is_old(&meta) && !live.contains(&path) {
-            sweep.take("tag states", &path, meta.size).await?;
+            sweep.take("tag states", path, meta.size);
         }
     }
     Ok(())
@@ -186,7 +216,7 @@ async fn clear_runs(sweep: &mut Sweep<'_>, country: &str) -> Result<(), WorkerEr
         runs.into_values().filter(|objects| objects.iter().all(|(_, meta)| sweep.is_old(meta))).collect::<Vec<_>>()
     {
         for (name, meta) in objects {
-            sweep.take("runs", &format!("{folder}/{name}"), meta.size).await?;
+            sweep.take("runs", format!("{folder}/{name}"), meta.size);
         }
     }
     Ok(())
@@ -214,6 +244,7 @@ async fn pinned_by_trainings(work: &WorkStore, country: &str) -> Result<BTreeSet
 async fn clear_parts(
     sweep: &mut Sweep<'_>,
     tables: &Tables,
+    under_way: &UnderWay,
     artifact: Artifact,
     country: &str,
 ) -> Result<(), WorkerError> {
@@ -234,9 +265,9 @@ async fn clear_parts(
             None => sweep.is_old(&meta),
         };
         let is_ours = paths::shard_of_part(&name).is_some();
-        let needed = live.contains(&path) || lately.contains(&path) || pinned.contains(&(artifact, path));
-        if is_old && is_ours && !needed {
-            sweep.take("parts", &format!("{folder}/{name}"), meta.size).await?;
+        let (is_in_log, path) = (live.contains(&path) || lately.contains(&path), (artifact, path));
+        if is_old && is_ours && !is_in_log && !pinned.contains(&path) && !under_way.read.contains(&path) {
+            sweep.take("parts", format!("{folder}/{name}"), meta.size);
         }
     }
     Ok(())
@@ -265,11 +296,12 @@ async fn removed_lately(sweep: &Sweep<'_>, artifact: Artifact) -> Result<BTreeSe
         path: String,
     }
     let mut removed = BTreeSet::new();
-    for (_, path, meta) in entries(sweep.work, artifact).await? {
-        if sweep.is_old(&meta) || !path.ends_with(".json") {
-            continue;
-        }
-        let Some(entry) = sweep.work.get(&path).await? else { continue };
+    let entries = entries(sweep.work, artifact).await?.into_iter();
+    let young = entries.filter(|(_, path, meta)| !sweep.is_old(meta) && path.ends_with(".json"));
+    let read = |(_, path, _): (u64, String, ObjectMeta)| async move { sweep.work.get(&path).await };
+    let mut read = futures::stream::iter(young).map(read).buffer_unordered(AT_ONCE);
+    while let Some(entry) = read.try_next().await? {
+        let Some(entry) = entry else { continue };
         let lines = entry.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Line>(line).ok());
         // Delta writes paths as URLs
         removed.extend(lines.filter_map(|line| line.remove).map(|r| r.path.replace("%3D", "=")));
@@ -285,7 +317,7 @@ async fn clear_log(sweep: &mut Sweep<'_>, artifact: Artifact) -> Result<(), Work
     let Some(first) = old.map(|(version, ..)| *version).max() else { return Ok(()) };
     for (version, path, meta) in entries {
         if version < first {
-            sweep.take("log entries", &path, meta.size).await?;
+            sweep.take("log entries", path, meta.size);
         }
     }
     Ok(())
@@ -312,7 +344,8 @@ async fn clear_trainings(sweep: &mut Sweep<'_>, country: &str) -> Result<(), Wor
             clear_run(sweep, &run, kept, Duration::ZERO).await?;
         }
         // on a store elsewhere a lease is all that says whether one of them is being trained
-        let perhaps_running = sweep.work.local_folder().is_none() && lease::is_held(sweep.work, country).await?;
+        let is_elsewhere = sweep.work.local_folder().is_none();
+        let perhaps_running = is_elsewhere && lease::is_held(sweep.work, country, sweep.now_millis).await?;
         // nobody holds one while ranks train that somebody else has started
         let longer = if sweep.work.local_folder().is_some() { Duration::ZERO } else { LONGEST_TRAINING };
         for run in runs.begun.iter().filter(|_| !perhaps_running) {
@@ -354,8 +387,9 @@ async fn clear_run(sweep: &mut Sweep<'_>, run: &str, kept: &[&str], longer: Dura
     }
     for (name, meta) in metas {
         if !kept.iter().any(|prefix| name.starts_with(prefix)) {
-            sweep.take("checkpoints", &format!("{run}/{name}"), meta.size).await?;
+            sweep.take("checkpoints", format!("{run}/{name}"), meta.size);
         }
     }
-    Ok(())
+    // while the claim is held
+    sweep.flush().await
 }

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom};
 use std::path::Path;
+
+use stages::io_fault::IoFault;
 
 use super::cache::{Cache, names};
 use super::layout::{INDEX, MODULES, module_files, shards};
+use crate::error::WorkerError;
 
 /// What safetensors itself allows.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -18,66 +21,81 @@ const MAX_JSON_BYTES: u64 = 64 << 20;
 /// Looks at a file, or at all files of a folder. A vocabulary's folder must hold one, any other weights.
 ///
 /// # Errors
-/// What is wrong, with the file's name.
-pub(super) fn check(path: &Path, is_vocabulary: bool) -> Result<(), String> {
+/// What is wrong, with the file's name. Wrong content is [`ErrorKind::InvalidData`], which no other try mends.
+pub(super) fn check(path: &Path, is_vocabulary: bool) -> Result<()> {
     if path.is_file() {
-        return check_file(path).map_err(|why| format!("{}: {why}", path.display()));
+        return check_file(path).map_err(|e| at(path, &e));
     }
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    let held = names(path).map_err(failed)?;
+    let held = names(path).map_err(|e| at(path, &e))?;
     if is_vocabulary && !held.iter().any(|name| name == "tokenizer.json") {
-        return Err(format!("{} holds no tokenizer.json", path.display()));
+        return wrong(format!("{} holds no tokenizer.json", path.display()));
     }
     if !is_vocabulary && !Cache::has_weights(path) {
-        return Err(format!("{} holds no weights (.safetensors, .pt, .pth, .bin or .gguf)", path.display()));
+        return wrong(format!("{} holds no weights (.safetensors, .pt, .pth, .bin or .gguf)", path.display()));
     }
     for name in &held {
         let file = path.join(name);
-        check_file(&file).map_err(|why| format!("{}: {why}", file.display()))?;
+        check_file(&file).map_err(|e| at(&file, &e))?;
     }
     if held.iter().any(|name| name == INDEX) {
-        let wanted = shards(&path.join(INDEX)).map_err(|e| e.to_string())?;
+        let wanted = shards(&path.join(INDEX)).map_err(of_list)?;
         if let Some(missing) = wanted.iter().find(|name| !held.contains(name)) {
-            return Err(format!("{} names {missing}, which is not beside it", path.join(INDEX).display()));
+            return wrong(format!("{} names {missing}, which is not beside it", path.join(INDEX).display()));
         }
     }
     if held.iter().any(|name| name == MODULES) {
-        let wanted = module_files(&path.join(MODULES)).map_err(|e| e.to_string())?;
+        let wanted = module_files(&path.join(MODULES)).map_err(of_list)?;
         if let Some(missing) = wanted.iter().find(|names| !names.iter().any(|name| held.contains(name))) {
             let missing = missing.join(" or ");
-            return Err(format!("{} leads to {missing}, which is not there", path.join(MODULES).display()));
+            return wrong(format!("{} leads to {missing}, which is not there", path.join(MODULES).display()));
         }
     }
     Ok(())
 }
 
-fn check_file(path: &Path) -> Result<(), String> {
-    let io = |e: std::io::Error| e.to_string();
-    let mut file = File::open(path).map_err(io)?;
-    let length = file.metadata().map_err(io)?.len();
+fn wrong<T>(why: impl Into<String>) -> Result<T> {
+    let why: String = why.into();
+    Err(Error::new(ErrorKind::InvalidData, why))
+}
+
+/// With the file's name in front; that takes the system's number away, by which some errors are told from others.
+fn at(path: &Path, error: &Error) -> Error {
+    let kind = if IoFault::of(error) == IoFault::ForGood { ErrorKind::InvalidData } else { error.kind() };
+    Error::new(kind, format!("{}: {error}", path.display()))
+}
+
+fn of_list(error: WorkerError) -> Error {
+    let kind = if error.exit_code() == 65 { ErrorKind::InvalidData } else { ErrorKind::Other };
+    Error::new(kind, error.to_string())
+}
+
+fn check_file(path: &Path) -> Result<()> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
     let mut head = Vec::with_capacity(64);
-    (&mut file).take(64).read_to_end(&mut head).map_err(io)?;
+    (&mut file).take(64).read_to_end(&mut head)?;
     if head.is_empty() {
-        return Err("is empty".into());
+        return wrong("is empty");
     }
     if head.starts_with(b"version https://git-lfs") {
-        return Err("is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`".into());
+        return wrong("is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`");
     }
     match path.extension().and_then(|e| e.to_str()).unwrap_or_default() {
         "safetensors" => check_safetensors(&mut file, &head, length),
         "pt" | "pth" | "bin" => check_torch(&mut file, &head, length),
-        "gguf" if !head.starts_with(b"GGUF") => Err("is no GGUF file".into()),
-        "gz" if !head.starts_with(&[0x1f, 0x8b]) => Err("is no gzip file".into()),
+        "gguf" if !head.starts_with(b"GGUF") => wrong("is no GGUF file"),
+        "gz" if !head.starts_with(&[0x1f, 0x8b]) => wrong("is no gzip file"),
         "json" if length <= MAX_JSON_BYTES => {
-            let bytes = std::fs::read(path).map_err(io)?;
-            serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map(|_| ()).map_err(|e| format!("is no JSON: {e}"))
+            let bytes = std::fs::read(path)?;
+            let read = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes);
+            read.map(|_| ()).or_else(|e| wrong(format!("is no JSON: {e}")))
         }
         _ => Ok(()),
     }
 }
 
 /// The header's length, the header, then as many bytes as it speaks of.
-fn check_safetensors(file: &mut File, head: &[u8], length: u64) -> Result<(), String> {
+fn check_safetensors(file: &mut File, head: &[u8], length: u64) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Tensor {
         data_offsets: (u64, u64),
@@ -90,35 +108,35 @@ fn check_safetensors(file: &mut File, head: &[u8], length: u64) -> Result<(), St
     }
     let header = head.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
     let header = header.filter(|bytes| *bytes <= MAX_HEADER_BYTES && bytes + 8 <= length);
-    let header = header.ok_or("is no safetensors file, or cut off in its header")?;
-    file.seek(SeekFrom::Start(8)).map_err(|e| e.to_string())?;
+    let Some(header) = header else { return wrong("is no safetensors file, or cut off in its header") };
+    file.seek(SeekFrom::Start(8))?;
     let mut text = Vec::new();
-    file.take(header).read_to_end(&mut text).map_err(|e| e.to_string())?;
+    file.take(header).read_to_end(&mut text)?;
     let entries: BTreeMap<String, Entry> =
-        serde_json::from_slice(&text).map_err(|e| format!("its header is no safetensors header: {e}"))?;
+        serde_json::from_slice(&text).or_else(|e| wrong(format!("its header is no safetensors header: {e}")))?;
     let data = entries.values().map(|entry| match entry {
         Entry::Tensor(tensor) => tensor.data_offsets.1,
         Entry::Metadata(_) => 0,
     });
     let wanted = data.max().unwrap_or(0).saturating_add(header + 8);
     if wanted != length {
-        return Err(format!("its header promises {wanted} bytes, but it has {length}"));
+        return wrong(format!("its header promises {wanted} bytes, but it has {length}"));
     }
     Ok(())
 }
 
 /// A zip, whose last record closes it.
-fn check_torch(file: &mut File, head: &[u8], length: u64) -> Result<(), String> {
+fn check_torch(file: &mut File, head: &[u8], length: u64) -> Result<()> {
     if head[0] == 0x80 {
-        return Err("was written before PyTorch 1.6: load it there and save it anew".into());
+        return wrong("was written before PyTorch 1.6: load it there and save it anew");
     }
     if !head.starts_with(b"PK\x03\x04") {
-        return Err("is no zip, as PyTorch writes it".into());
+        return wrong("is no zip, as PyTorch writes it");
     }
-    file.seek(SeekFrom::Start(length.saturating_sub(ZIP_TAIL_BYTES))).map_err(|e| e.to_string())?;
+    file.seek(SeekFrom::Start(length.saturating_sub(ZIP_TAIL_BYTES)))?;
     let mut tail = Vec::new();
-    file.take(ZIP_TAIL_BYTES).read_to_end(&mut tail).map_err(|e| e.to_string())?;
-    if tail.windows(4).any(|window| window == b"PK\x05\x06") { Ok(()) } else { Err("is cut off".into()) }
+    file.take(ZIP_TAIL_BYTES).read_to_end(&mut tail)?;
+    if tail.windows(4).any(|window| window == b"PK\x05\x06") { Ok(()) } else { wrong("is cut off") }
 }
 
 #[cfg(test)]
@@ -136,7 +154,7 @@ mod tests {
         let said = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            check(&path, false).err().unwrap_or_default()
+            check(&path, false).err().map(|e| e.to_string()).unwrap_or_default()
         };
         for (name, bytes) in [
             ("a.safetensors", safetensors(16)),
@@ -165,19 +183,32 @@ mod tests {
         }
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_is_not_read_now_is_not_wrong() {
+        let of = |code: i32| IoFault::of(&at(Path::new("w.pt"), &Error::from_raw_os_error(code)));
+        // EIO ESTALE, ENOENT EACCES ELOOP ENODEV
+        assert_eq!([5, 116].map(of), [IoFault::Passing; 2]);
+        assert_eq!([2, 13, 40, 19].map(of), [IoFault::ForGood; 4]);
+        let of_list = |error| IoFault::of(&of_list(error));
+        assert_eq!(of_list(WorkerError::Transient("timed out".into())), IoFault::Passing);
+        assert_eq!(of_list(WorkerError::Broken("no list".into())), IoFault::ForGood);
+    }
+
     #[test]
     fn folders_hold_what_they_are_named_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        assert!(check(path, true).unwrap_err().contains("no tokenizer.json"));
-        assert!(check(path, false).unwrap_err().contains("holds no weights"));
+        let refused = |is_vocabulary| check(path, is_vocabulary).unwrap_err().to_string();
+        assert!(refused(true).contains("no tokenizer.json"));
+        assert!(refused(false).contains("holds no weights"));
         std::fs::write(path.join("model.safetensors"), safetensors(16)).unwrap();
         check(path, false).unwrap();
         std::fs::write(path.join(INDEX), r#"{"weight_map": {"w": "model-1.safetensors"}}"#).unwrap();
-        assert!(check(path, false).unwrap_err().contains("names model-1.safetensors"));
+        assert!(refused(false).contains("names model-1.safetensors"));
         std::fs::remove_file(path.join(INDEX)).unwrap();
         std::fs::write(path.join(MODULES), r#"[{"path": "1_Pooling", "type": "a.Pooling"}]"#).unwrap();
-        assert!(check(path, false).unwrap_err().contains("leads to 1_Pooling/config.json"));
+        assert!(refused(false).contains("leads to 1_Pooling/config.json"));
         std::fs::create_dir(path.join("1_Pooling")).unwrap();
         std::fs::write(path.join("1_Pooling/config.json"), "{}").unwrap();
         check(path, false).unwrap();

@@ -252,24 +252,28 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
     let Some(mut stream) = store.stream(name).await? else { return Ok(false) };
     let parent = target.parent().unwrap_or(folder);
     std::fs::create_dir_all(parent).map_err(|e| WorkerError::of_io(parent, &e))?;
-    let draft = parent.join(format!(".{}", crate::attempt::id()));
-    let write = async {
-        // blocking writes of one chunk each go to the page cache, and nothing else runs during a fetch
-        let mut file = std::fs::File::create(&draft).map_err(|e| WorkerError::of_io(&draft, &e))?;
-        while let Some(chunk) = stream.try_next().await? {
-            file.write_all(&chunk).map_err(|e| WorkerError::of_io(&draft, &e))?;
-        }
-        file.sync_all().map_err(|e| WorkerError::of_io(&draft, &e))
-    };
-    let written = write.await;
-    if let Err(error) = written {
-        _ = std::fs::remove_file(&draft);
-        return Err(error);
+    let draft = Draft(parent.join(format!(".{}", crate::attempt::id())));
+    let failed = |e: std::io::Error| WorkerError::of_io(&draft.0, &e);
+    // blocking writes of one chunk each go to the page cache, and nothing else runs during a fetch
+    let mut file = std::fs::File::create(&draft.0).map_err(failed)?;
+    while let Some(chunk) = stream.try_next().await? {
+        file.write_all(&chunk).map_err(failed)?;
     }
+    file.sync_all().map_err(failed)?;
     // what came only in part is not there, and a person may put it there
-    Cache::note_fetched(folder, name, &draft).map_err(|e| WorkerError::of_io(folder, &e))?;
-    std::fs::rename(&draft, &target).map_err(|e| WorkerError::of_io(&target, &e))?;
+    Cache::note_fetched(folder, name, &draft.0).map_err(|e| WorkerError::of_io(folder, &e))?;
+    std::fs::rename(&draft.0, &target).map_err(|e| WorkerError::of_io(&target, &e))?;
     Ok(true)
+}
+
+/// A file in the making, which goes when it is given up.
+struct Draft(PathBuf);
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // it has another name once it is whole
+        _ = std::fs::remove_file(&self.0);
+    }
 }
 
 #[cfg(test)]
@@ -291,6 +295,34 @@ mod tests {
         for neither in ["weights", "../up/x", "a/b/c", "/absent/file", "a/..", "a/b@../x"] {
             assert_eq!(parse(neither), None, "{neither}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_in_its_middle_leaves_nothing() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            // the rest never comes, and the connection stays
+            let begun = listener.incoming().flatten().map(|mut stream| {
+                _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun").unwrap();
+                stream
+            });
+            begun.collect::<Vec<_>>()
+        });
+        let store = SourceStore::open(&address, &StoreOptions::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let held = || std::fs::read_dir(folder.path()).unwrap().count();
+        let begun = async {
+            while held() == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            copied = copied(&store, "w.bin", folder.path()) => panic!("{copied:?}"),
+            () = begun => {}
+        }
+        assert_eq!(held(), 0);
     }
 
     #[test]

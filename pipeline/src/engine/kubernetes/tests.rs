@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Mutex as StdMutex;
 
+use manifests::paths;
 use serde_json::{Value, json};
 
 use super::*;
 
-/// Beside it lie its objects, the `status` that it tells of each job, which of them are being `deleted`, its `pods`, and how
-/// it is to `misbehave`.
+/// Beside it lie its objects, the `status` that it tells of each job, which of them are being `deleted`, its `pods`, how it is
+/// to `misbehave`, and the folder of a run that somebody `cancels` whenever a job is created.
 const KUBECTL: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
 echo "$*" >> calls
@@ -22,7 +23,10 @@ create | replace)
         echo "Error from server (AlreadyExists): error when creating \"STDIN\": \"$object\" already exists" >&2
         exit 1
     fi
-    printf '%s\n' "$input" > "$object" ;;
+    printf '%s\n' "$input" > "$object"
+    case $object in
+    Job.*) if [ -f cancels ]; then mkdir -p "$(cat cancels)" && : > "$(cat cancels)/cancelled"; fi ;;
+    esac ;;
 get)
     if [ "$2" = pods ]; then cat pods 2>/dev/null || echo '{"items":[]}'; exit; fi
     comma=
@@ -320,6 +324,24 @@ async fn a_training_that_somebody_ends_is_not_begun_again_beside_it() {
     assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d"]);
     let placed = cluster.place(&engine).await;
     assert!(matches!(placed, Err(WorkerError::Stopped)), "{placed:?}");
+}
+
+/// Whoever cancels ends the jobs that are there, and these come a moment later.
+#[tokio::test]
+async fn what_is_created_while_a_run_is_cancelled_is_taken_away() {
+    let cluster = Cluster::new();
+    let engine = cluster.engine();
+    engine.configure().await.unwrap();
+    let run = cluster.path("store").join(paths::run("x", "1a2b3c4d"));
+    let store = cluster.store();
+    cluster.tell("cancels", run.to_str().unwrap());
+    for is_plan in [true, false] {
+        engine.record(&store).set_cancelled(false).await.unwrap();
+        let placed = if is_plan { cluster.place(&engine).await } else { cluster.train(&engine).await.map(drop) };
+        assert!(matches!(placed, Err(WorkerError::Stopped)), "{placed:?}");
+        assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d"]);
+    }
+    assert_eq!(cluster.calls("delete"), 2);
 }
 
 #[tokio::test]

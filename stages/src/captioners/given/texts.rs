@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use candle_core::Device;
+use models::ModelError;
 use sources::rsrt::{ByImage, StructuredText, read_queries, read_structured};
 use wording::{VARIANTS, Variant};
 
 use crate::captioners::{Images, Opened, QueryText, StructuredCaption, Writer};
+use crate::device::opening_error;
 use crate::stage::{StageContext, StageError};
 
 /// Field of the spec that names structured captions.
@@ -21,7 +24,7 @@ const MAX_BYTES: u64 = 1 << 30;
 /// # Errors
 /// What is wrong with it, with the line.
 pub(crate) fn examine(field: &str, path: &Path) -> Result<(), String> {
-    let bytes = bytes_of(path)?;
+    let bytes = bytes_of(path).map_err(|e| e.to_string())?;
     let read = match field {
         QUERY_FIELD => read_queries(&bytes).map(drop),
         _ => read_structured(&bytes).map(drop),
@@ -29,14 +32,13 @@ pub(crate) fn examine(field: &str, path: &Path) -> Result<(), String> {
     read.map_err(|e| format!("{}: {e}", path.display()))
 }
 
-fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
-    let at = |e: std::io::Error| format!("{}: {e}", path.display());
+fn bytes_of(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let at = |source: std::io::Error| ModelError::Io { path: path.to_owned(), source };
+    let wrong = |reason: String| Err(ModelError::Malformed { path: path.to_owned(), reason });
     let metadata = std::fs::metadata(path).map_err(at)?;
     match metadata.len() {
-        _ if !metadata.is_file() => Err(format!("{} is no file: name one of JSON lines", path.display())),
-        bytes if bytes > MAX_BYTES => {
-            Err(format!("{} has {bytes} bytes, at most {MAX_BYTES} are read", path.display()))
-        }
+        _ if !metadata.is_file() => wrong("it is no file: name one of JSON lines".into()),
+        bytes if bytes > MAX_BYTES => wrong(format!("it has {bytes} bytes, at most {MAX_BYTES} are read")),
         _ => std::fs::read(path).map_err(at),
     }
 }
@@ -55,7 +57,7 @@ impl<T> Texts<T> {
     ) -> Result<Self, StageError> {
         let path = context.weights(field, field)?;
         let configuration = |why: String| StageError::Configuration { stage: field, why };
-        let bytes = bytes_of(path).map_err(configuration)?;
+        let bytes = bytes_of(path).map_err(|e| opening_error(field, &Device::Cpu, e.to_string(), &e))?;
         let texts = read(&bytes).map_err(|e| configuration(format!("{}: {e}", path.display())))?;
         Ok(Self { field, texts })
     }

@@ -12,7 +12,7 @@ use pixels::{DecodeLimits, Rgb};
 
 use super::super::prompt;
 use super::Network;
-use crate::device::dtype;
+use crate::device::{dtype, opening_error};
 use crate::images::limits;
 use crate::stage::{StageContext, StageError};
 
@@ -38,7 +38,8 @@ impl Session {
         let folder = context.weights(stage, network.weights)?;
         let (device, dtype) = (context.device(stage)?, dtype(context.spec));
         let gguf = context.weights.path(network.language);
-        let opened = (network.open)(folder, gguf, &device, dtype).map_err(|e| configuration(e.to_string()))?;
+        let opened = (network.open)(folder, gguf, &device, dtype)
+            .map_err(|e| opening_error(stage, &device, format!("{section}: {e}"), &e))?;
         // a folder without tokenizers is known before any image is looked at
         opened.instruction(&spec.prompt_without_tags).map_err(|e| configuration(e.to_string()))?;
         let cache_bytes = (spec.cache_mib > 0).then(|| spec.cache_mib.saturating_mul(1 << 20));

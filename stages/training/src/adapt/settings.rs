@@ -54,7 +54,9 @@ pub struct Settings {
     pub discriminator_hidden: usize,
     /// Learning rate of the discriminator, whose weights start from nothing.
     pub discriminator_learning_rate: f64,
-    /// Seed of the discriminator's first weights and of the random sampler.
+    /// Seed of the discriminator's first weights and of the random sampler. A spec has no field for it: the adaptation's
+    /// seed comes here.
+    #[schemars(skip)]
     pub seed: u64,
 }
 

@@ -17,8 +17,9 @@ pub struct SegmentEmbedding {
 /// Weighted mean of segment features, Eq. 4: E = Σ w φ / Σ w on L2-normalised φ, renormalised.
 ///
 /// `phi_sd` are the features of all segments of the batch `[S, D]`, `row_of_segment` `[S]` the row of each, `weights`
-/// `[S]` its score against the caption; no gradient reaches the weights. Rows without segments, or whose weights sum
-/// to 0 or less, are absent.
+/// `[S]` its score against the caption; no gradient reaches the weights. A segment unlike the caption weighs nothing: a
+/// negative weight would push it away from its own caption, and one that nearly cancels another blows both up. Rows
+/// without a segment of a weight above 0 are absent.
 ///
 /// # Errors
 /// Lengths that differ, a segment of a row outside the batch, a weight that is not finite.
@@ -34,13 +35,14 @@ pub fn segment_embedding(
         let problem = format!("{found} features, {segments} rows, {} weights: lengths must agree", weights.len());
         return Err(Error::argument("segments", problem));
     }
+    let counted = |weight: f32| f64::from(weight.max(0.0));
     let mut sums = vec![0f64; rows];
     for (segment, (&row, &weight)) in row_of_segment.iter().zip(weights).enumerate() {
         if row as usize >= rows || !weight.is_finite() {
             let problem = format!("segment {segment} has weight {weight} and row {row} of {rows}");
             return Err(Error::argument("segments", problem));
         }
-        sums[row as usize] += f64::from(weight);
+        sums[row as usize] += counted(weight);
     }
     let present_b: Vec<bool> = sums.iter().map(|&sum| sum > 0.0).collect();
     if segments == 0 {
@@ -51,7 +53,7 @@ pub fn segment_embedding(
     for (segment, (&row, &weight)) in row_of_segment.iter().zip(weights).enumerate() {
         let row = row as usize;
         if present_b[row] {
-            pooling[row * segments + segment] = f64::from(weight) / sums[row];
+            pooling[row * segments + segment] = counted(weight) / sums[row];
         }
     }
     // Cast before the transfer: not every accelerator holds f64.

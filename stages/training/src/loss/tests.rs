@@ -129,6 +129,17 @@ fn segment_embedding_and_its_loss_match_the_transcription() {
     assert_close(loss.backward().unwrap().get(&phi).unwrap(), &case.phi_gradient);
 }
 
+#[test]
+fn a_segment_unlike_the_caption_weighs_nothing() {
+    let phi = Var::new(&[[1f64, 0.0], [0.0, 1.0], [1.0, 0.0]], &Device::Cpu).unwrap();
+    let segments = segment_embedding(&phi, &[0, 0, 1], &[0.05, -0.04, -0.5], 2).unwrap();
+    assert_eq!(segments.present_b, [true, false]);
+    assert_eq!(segments.embedding_bd.to_vec2::<f64>().unwrap(), [[1.0, 0.0], [0.0, 0.0]]);
+    let gradients = segments.embedding_bd.sum_all().unwrap().backward().unwrap();
+    let of_phi = gradients.get(&phi).unwrap().to_vec2::<f64>().unwrap();
+    assert_eq!(of_phi[1..], [[0.0, 0.0], [0.0, 0.0]]);
+}
+
 /// Local rows against gathered columns: losses and gradients of two ranks add up to those of one.
 #[test]
 fn ranks_add_up_to_one() {

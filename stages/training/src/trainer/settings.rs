@@ -49,7 +49,7 @@ impl Default for Settings {
         Self {
             epochs: 15,
             learning_rate: 1e-5,
-            schedule: Schedule::StepDecay { factor: 0.3, every_epochs: 10 },
+            schedule: Schedule::StepDecay { factor: 0.3, every_epochs: 10, warmup_steps: 0 },
             optimiser: AdamWSettings::default(),
             segment_tower: SegmentTower::Shared,
             ema_decay: 0.0,

@@ -58,6 +58,7 @@ def normalise(x):
 
 def segment_embedding(phi, row_of_segment, weights, rows):
     phi = normalise(phi)
+    weights = [max(weight, 0.0) for weight in weights]
     out = np.zeros((rows, phi.shape[1]), dtype=phi.dtype)
     present = []
     for r in range(rows):
@@ -100,7 +101,7 @@ def losses():
         "image_gradient": gradient(lambda x: hinge(x, text, margin, mask), image),
         "text_gradient": gradient(lambda x: hinge(image, x, margin, mask), text),
     }
-    # Row 1 has no segment, row 3 weights that sum to less than 0.
+    # Row 1 has no segment, row 3 weights of which none is above 0.
     phi = rng.normal(size=(8, d)) * 3
     row_of_segment = [0, 0, 2, 2, 2, 3, 4, 5]
     weights = [0.5, 0.25, 1.0, -0.25, 0.5, -0.5, 2.0, 0.75]

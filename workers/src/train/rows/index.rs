@@ -1,6 +1,6 @@
 //! Which rows belong to a split, found by ids and without pixels.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::Array;
 use manifests::{Artifact, PartFile};
@@ -47,59 +47,72 @@ pub(super) enum Wanted {
     Ids(BTreeSet<String>),
 }
 
-/// What is read of a shard to know its rows of a split.
+/// What is read of a shard to know its rows of some splits.
 pub(super) struct ShardIndex {
     pub(super) work: WorkStore,
     pub(super) images: PartFile,
     pub(super) captions: Option<PartFile>,
     pub(super) splits: Option<PartFile>,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: Vec<Wanted>,
 }
 
 impl ShardIndex {
-    pub(super) async fn groups(self) -> Result<Vec<Group>, WorkerError> {
+    /// The rows of each that is wanted.
+    pub(super) async fn groups(self) -> Result<Vec<Vec<Group>>, WorkerError> {
         let members = self.members().await?;
         let reader = PartReader::open(&self.work, Artifact::Images, &self.images).await?;
         let batch = reader.read(&["image_id", "status"]).await?;
         let columns = Columns::new(Artifact::Images, &batch);
         let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
-        let mut groups = Vec::new();
-        let mut first = 0;
-        for (row_group, length) in reader.row_groups().into_iter().enumerate() {
-            let is_member = |row: &usize| {
-                let at = first + *row;
-                status.value(at) == "ok" && members.contains(ids.value(at))
-            };
-            let chosen = (0..length).filter(is_member).map(|row| (row, ids.value(first + row).to_owned())).collect();
-            groups.push(Group { shard: self.images.shard, row_group, rows: chosen });
-            first += length;
-        }
-        Ok(groups)
-    }
-
-    /// Ids that are wanted and have a caption.
-    async fn members(&self) -> Result<BTreeSet<String>, WorkerError> {
-        let captioned = self.ids(Artifact::Captions, &self.captions, "status", "ok").await?;
-        let wanted = match &self.wanted {
-            Wanted::Ids(ids) => ids,
-            Wanted::Split(split) => &self.ids(Artifact::Splits, &self.splits, "split", split).await?,
+        let row_groups = reader.row_groups();
+        let of_members = |members: BTreeSet<String>| {
+            let mut groups = Vec::new();
+            let mut first = 0;
+            for (row_group, length) in row_groups.iter().copied().enumerate() {
+                let is_member = |row: &usize| {
+                    let at = first + *row;
+                    status.value(at) == "ok" && members.contains(ids.value(at))
+                };
+                let chosen =
+                    (0..length).filter(is_member).map(|row| (row, ids.value(first + row).to_owned())).collect();
+                groups.push(Group { shard: self.images.shard, row_group, rows: chosen });
+                first += length;
+            }
+            groups
         };
-        Ok(captioned.intersection(wanted).cloned().collect())
+        Ok(members.into_iter().map(of_members).collect())
     }
 
-    /// Ids of a part's rows with a value in a column; none of a part that is not there.
-    async fn ids(
+    /// For each that is wanted, the ids that have a caption.
+    async fn members(&self) -> Result<Vec<BTreeSet<String>>, WorkerError> {
+        let captioned = self.values(Artifact::Captions, &self.captions, "status").await?;
+        let splits = match self.wanted.iter().any(|wanted| matches!(wanted, Wanted::Split(_))) {
+            true => self.values(Artifact::Splits, &self.splits, "split").await?,
+            false => BTreeMap::new(),
+        };
+        let is_wanted = |wanted: &Wanted, id: &str| match wanted {
+            Wanted::Ids(ids) => ids.contains(id),
+            Wanted::Split(split) => splits.get(id) == Some(split),
+        };
+        let of = |wanted: &Wanted| {
+            let found = captioned.iter().filter(|(id, status)| *status == "ok" && is_wanted(wanted, id));
+            found.map(|(id, _)| id.clone()).collect()
+        };
+        Ok(self.wanted.iter().map(of).collect())
+    }
+
+    /// Values of a part's column by id; none of a part that is not there.
+    async fn values(
         &self,
         artifact: Artifact,
         part: &Option<PartFile>,
         column: &str,
-        wanted: &str,
-    ) -> Result<BTreeSet<String>, WorkerError> {
-        let Some(part) = part else { return Ok(BTreeSet::new()) };
+    ) -> Result<BTreeMap<String, String>, WorkerError> {
+        let Some(part) = part else { return Ok(BTreeMap::new()) };
         let batch = PartReader::open(&self.work, artifact, part).await?.read(&["image_id", column]).await?;
         let columns = Columns::new(artifact, &batch);
         let (ids, values) = (columns.text("image_id").map_err(broken)?, columns.text(column).map_err(broken)?);
-        let is_wanted = |row: &usize| !values.is_null(*row) && values.value(*row) == wanted;
-        Ok((0..batch.num_rows()).filter(is_wanted).map(|row| ids.value(row).to_owned()).collect())
+        let known = (0..batch.num_rows()).filter(|row| !values.is_null(*row));
+        Ok(known.map(|row| (ids.value(row).to_owned(), values.value(row).to_owned())).collect())
     }
 }

@@ -130,7 +130,7 @@ fn the_temperature_leaves_its_bound_at_the_first_step_down() {
     let settings = Settings {
         epochs: 3,
         learning_rate: 1e-3,
-        schedule: Schedule::Constant,
+        schedule: Schedule::Constant { warmup_steps: 0 },
         optimiser,
         segment_tower: SegmentTower::Shared,
         ema_decay: 0.0,

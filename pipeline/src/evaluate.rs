@@ -181,7 +181,7 @@ pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
 /// A store that does not answer or lets nobody in.
 pub(crate) async fn outdated(build: &Build) -> Result<Option<String>, WorkerError> {
     match stored(build).await? {
-        Some(evaluation) => by_another_model(build, "figures", &evaluation.model_digest).await,
+        Some(evaluation) => by_another_model(build, "own figures", &evaluation.model_digest).await,
         None => Ok(None),
     }
 }

@@ -100,6 +100,11 @@ fn names(path: &Path, archive: &ZipArchive<BufReader<File>>) -> Result<Vec<Strin
 
 /// The images to change, sorted by id.
 pub(crate) fn choose(out: &Path, share: f64, seed: u64) -> Result<Vec<String>, SandboxError> {
+    // some files may be of the world before
+    let begun = out.join("extract.osm.partial");
+    if begun.exists() {
+        return Err(SandboxError::damaged(&begun, "the world was stopped while it was made"));
+    }
     let mut ids = Vec::new();
     for part in PARTS {
         let path = meta_path(out, part);

@@ -549,6 +549,8 @@ fn a_world_that_was_stopped_at_any_time_can_be_replaced_and_others_archives_cann
     fs::rename(folder.path().join("extract.osm"), folder.path().join("extract.osm.partial"))?;
     assert_eq!(summary.files.last(), Some(&PathBuf::from("extract.osm")));
     assert!(matches!(sandbox::check_absent(folder.path()), Err(SandboxError::Exists { .. })));
+    assert!(matches!(sandbox::edit_map(folder.path(), 0.5, 1), Err(SandboxError::Damaged { .. })));
+    assert!(matches!(sandbox::edit_tags(folder.path(), 0.5, 1), Err(SandboxError::Damaged { .. })));
     sandbox::check_replaceable(folder.path())?;
     let theirs = tempfile::tempdir()?;
     fs::create_dir(theirs.path().join("dataframe"))?;

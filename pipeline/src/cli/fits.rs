@@ -1,9 +1,9 @@
 //! Whether a profile's machines can do what is given: what they cannot would be known after the dearest stages.
 
-use engines::{ADAPT, Profile, VARIANT};
-use manifests::BuildSpec;
+use engines::{ADAPT, Profile, SWEPT, VARIANT};
 use manifests::spec::{DeviceName, DeviceNames};
-use stages::Step;
+use manifests::{Artifact, BuildSpec};
+use stages::{Step, Training};
 use workers::WorkerError;
 
 use super::arguments::EngineName;
@@ -29,12 +29,23 @@ pub(super) fn check<'w>(
     });
     // builds that are alike lack the same
     let mut told: Vec<String> = Vec::new();
-    for problem in problems {
+    for problem in unknown(cluster.1).chain(problems) {
         if !told.contains(&problem) {
             told.push(problem);
         }
     }
     if told.is_empty() { Ok(()) } else { Err(WorkerError::Configuration(told.join("; "))) }
+}
+
+/// Sections for steps that no build has: what they say would be said to nobody.
+fn unknown(profile: &Profile) -> impl Iterator<Item = String> {
+    let trainings = [Training::Bootstrap, Training::Pretrain].map(Training::name);
+    let beside = ["default", "drive", "evaluate", ADAPT, VARIANT].into_iter().chain(SWEPT).chain(trainings);
+    let known: Vec<&str> = Artifact::TABLES.iter().map(|artifact| artifact.name()).chain(beside).collect();
+    let sections = profile.stage.keys().filter(|name| !known.contains(&name.as_str()));
+    let problems: Vec<String> =
+        sections.map(|name| format!("stage.{name} of the profile is no step; they are {}", known.join(", "))).collect();
+    problems.into_iter()
 }
 
 fn of_task(what: &What, until: Option<&str>, cluster: OfCluster<'_>) -> Vec<String> {
@@ -185,6 +196,10 @@ mod tests {
             assert_eq!(found.contains("set stage.drive.gpus = 1"), engine != EngineName::Ray, "{found}");
             assert!(!found.contains("images: "), "nothing is computed there: {found}");
         }
+        let slip = unknown(&Profile::parse("[stage.pretrainn]\nworkers = 7\n").unwrap()).collect::<Vec<_>>().join("\n");
+        assert!(slip.starts_with("stage.pretrainn of the profile is no step"), "{slip}");
+        let all = stages::steps(&spec("")).iter().map(|step| format!("[stage.{}]\n", step.name())).collect::<String>();
+        assert_eq!(unknown(&Profile::parse(&all).unwrap()).count(), 0);
         let one = "[stage.default]\ngpus = 1\n[stage.drive]\ngpus = 1\n";
         assert_eq!(problems(EngineName::Slurm, gpu, one), [] as [String; 0]);
         let two = problems(EngineName::Slurm, &gpu.replace("cuda:0", "cuda:0,cuda:1"), one).join("\n");

@@ -201,7 +201,7 @@ mod tests {
                 Ok(Some(trained()))
             },
         );
-        let overtaken = ran.await.err().expect("it was overtaken");
+        let Err(overtaken) = ran.await else { panic!("it was overtaken") };
         assert!(overtaken.exit_code() == 75 && overtaken.to_string().contains("pretrain/key"), "{overtaken}");
         assert!(!folder.path().join(run).join(RESULT_FOLDER).exists());
     }

@@ -30,9 +30,15 @@ pub fn replace(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result
     remove(&previous)
 }
 
-/// The complete folder: `target`, or the one that stepped aside when a replacement was cut off.
+/// The complete folder: `target`, or the one that stepped aside when a replacement was cut off. One without any file is
+/// none: who deletes objects leaves the folders of a file system behind.
 pub(super) fn find(target: &Path) -> Option<PathBuf> {
-    [target.to_path_buf(), sibling(target, "previous")].into_iter().find(|path| path.is_dir())
+    [target.to_path_buf(), sibling(target, "previous")].into_iter().find(|path| holds_files(path))
+}
+
+fn holds_files(path: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(path) else { return false };
+    entries.any(|entry| entry.is_ok_and(|entry| !entry.path().is_dir() || holds_files(&entry.path())))
 }
 
 /// Gives the files of a folder a second name below `target`: a folder that is replaced, never changed, needs no copy.
@@ -99,6 +105,16 @@ mod tests {
 
     fn text(target: &Path) -> String {
         fs::read_to_string(find(target).unwrap().join("file")).unwrap()
+    }
+
+    #[test]
+    fn a_folder_without_files_is_none() {
+        let run = tempfile::tempdir().unwrap();
+        let target = run.path().join("last");
+        fs::create_dir_all(target.join("model")).unwrap();
+        assert_eq!(find(&target), None);
+        put(&target, "anew");
+        assert_eq!(text(&target), "anew");
     }
 
     #[test]

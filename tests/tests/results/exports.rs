@@ -201,8 +201,8 @@ async fn what_the_model_before_made_is_told_to_be_its() {
     };
     for (what, arguments) in [
         ("vectors", &["export", "--format", "npy", "-o", "vectors"][..]),
-        ("figures", &["evaluate"][..]),
-        ("figures", &["report", "-o", "report.html"][..]),
+        ("own figures", &["evaluate"][..]),
+        ("own figures", &["report", "-o", "report.html"][..]),
     ] {
         let warning =
             format!("warning: {what} of finland are by the model {before:.12}, and its model is {now:.12} by now");
@@ -211,7 +211,7 @@ async fn what_the_model_before_made_is_told_to_be_its() {
     }
     let [card, page] = ["vectors/README.md", "report.html"].map(|f| std::fs::read_to_string(world.path(f)).unwrap());
     assert!(card.contains(&format!("(digest `{before}`)")), "{card}");
-    assert!(page.contains("Figures of finland are by the model"));
+    assert!(page.contains("Own figures of finland are by the model"));
 
     run(spec(&world)).await.unwrap();
     let said = said(&["evaluate"]);

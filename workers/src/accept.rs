@@ -76,9 +76,10 @@ pub async fn accept(
         let artifact = plan.output.artifact;
         let change = Change { artifact, country: plan.country.clone(), replacements };
         let overtaken = tables.commit(change).await?.overtaken;
+        let mut forgotten = Ok(());
         for shard in &overtaken {
             by_shard.remove(shard);
-            record::forget_rows(work, of, by, *shard).await?;
+            forgotten = forgotten.and(record::forget_rows(work, of, by, *shard).await);
         }
         let mut acceptance = Acceptance { by: by.clone(), rows: BTreeMap::new() };
         by_shard.values().for_each(|rows| add(&mut acceptance.rows, rows));
@@ -86,6 +87,7 @@ pub async fn accept(
         if acceptance.count() > 0 {
             record::write(work, of, &acceptance).await?;
         }
+        forgotten?;
         if !overtaken.is_empty() {
             return Err(WorkerError::Conflict(format!("table {} of {}", artifact.name(), plan.country)));
         }

@@ -174,7 +174,7 @@ impl RowTask {
 /// Is an error one of the part that is read, and not of the store in which it lies?
 pub(crate) fn is_unreadable(error: &WorkerError) -> bool {
     use WorkerError as E;
-    matches!(error, E::Broken(_) | E::Missing { .. } | E::Configuration(_) | E::Outdated(_))
+    matches!(error, E::Broken(_) | E::Missing { .. } | E::Configuration(_) | E::Refused(_) | E::Outdated(_))
 }
 
 async fn read_whole_rows(reader: Option<&PartReader>, rows: &[usize]) -> Result<RecordBatch, WorkerError> {

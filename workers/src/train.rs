@@ -30,6 +30,7 @@ use crate::stores::WorkStore;
 
 pub use lineage::{ChangedShare, Leak, RunInputs, RunRows};
 use mirror::Mirror;
+pub(crate) use mirror::SAVED;
 pub use rows::{Members, TableRows};
 pub(crate) use run_dir::RunDir;
 

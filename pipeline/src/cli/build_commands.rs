@@ -262,7 +262,8 @@ pub(super) async fn doctor(
     };
     let mut findings = crate::doctor::examine(spec.as_ref(), machines).await;
     if let (Some(spec), Some((engine, _)), Some(profile)) = (&spec, cluster, &profile) {
-        let problems = fits::of_build(spec, None, (engine, profile));
+        let problems: Vec<String> =
+            fits::unknown(profile).chain(fits::of_build(spec, None, (engine, profile))).collect();
         let detail = if problems.is_empty() { "it fits the build".to_owned() } else { problems.join("; ") };
         findings.push(Finding { what: "profile".into(), good: problems.is_empty(), detail });
     }

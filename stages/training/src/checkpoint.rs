@@ -127,7 +127,7 @@ impl Which {
 
 /// Folder of a complete checkpoint, if there is one. Its `model/` is what [`DualEncoder::load`] reads.
 pub fn find(run: &Path, which: Which) -> Option<PathBuf> {
-    folder::find(&which.path(run))
+    folder::find(&which.path(run), POSITION)
 }
 
 /// Where the checkpoint in `folder` stands.
@@ -151,7 +151,7 @@ pub fn write_last<N: DualEncoder>(
     keep: usize,
 ) -> Result<()> {
     let target = Which::Last.path(run);
-    if keep > 1 && target.is_dir() {
+    if keep > 1 && folder::is_whole(&target, POSITION) {
         keep_earlier(run, &target, keep - 1)?;
     }
     folder::replace(&target, |folder| {
@@ -179,9 +179,11 @@ fn keep_earlier(run: &Path, last: &Path, keep: usize) -> Result<()> {
     let Position { epoch, step, .. } = position(last)?;
     folder::link(last, &earlier.join(format!("{epoch:05}-{step:07}")))?;
     let entries = std::fs::read_dir(&earlier).and_then(Iterator::collect::<std::io::Result<Vec<_>>>).at(&earlier)?;
-    let mut names: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    // what was deleted has left folders behind
+    let (mut names, left): (Vec<PathBuf>, Vec<PathBuf>) =
+        entries.into_iter().map(|entry| entry.path()).partition(|path| folder::is_whole(path, POSITION));
     names.sort_unstable();
-    for old in &names[..names.len().saturating_sub(keep)] {
+    for old in names[..names.len().saturating_sub(keep)].iter().chain(&left) {
         std::fs::remove_dir_all(old).at(old)?;
     }
     Ok(())
@@ -271,7 +273,7 @@ fn as_read(value: &Value) -> Value {
 }
 
 /// The first field, in name order, that differs, with both values.
-fn first_difference(field: &str, written: &Value, present: &Value) -> Option<String> {
+pub(crate) fn first_difference(field: &str, written: &Value, present: &Value) -> Option<String> {
     match (written, present) {
         (Value::Object(a), Value::Object(b)) => {
             let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();

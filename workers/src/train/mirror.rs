@@ -15,7 +15,7 @@ use crate::process::name_of_process;
 use crate::stores::WorkStore;
 
 /// Folder of the saved states' descriptions, numbered: the last one counts.
-const SAVED: &str = "states";
+pub(crate) const SAVED: &str = "states";
 /// Names the state that a folder on this machine goes on from.
 const SEEN_FILE: &str = "seen-state.json";
 

@@ -385,11 +385,21 @@ async fn clear_run(sweep: &mut Sweep<'_>, run: &str, kept: &[&str], longer: Dura
     if metas.iter().any(|(_, meta)| !sweep.is_older(meta, longer)) {
         return Ok(());
     }
-    for (name, meta) in metas {
-        if !kept.iter().any(|prefix| name.starts_with(prefix)) {
-            sweep.take("checkpoints", format!("{run}/{name}"), meta.size);
-        }
-    }
+    // by what a state is known goes first, and that the run was begun last: who is stopped between leaves no half state, and
+    // the next one finds the rest
+    let turn = |name: &str| match name {
+        train::DUE_FILE => 2,
+        name if name.starts_with(train::SAVED) || name.ends_with("position.json") => 0,
+        _ => 1,
+    };
     // while the claim is held
-    sweep.flush().await
+    for now in 0..3 {
+        for (name, meta) in metas.iter().filter(|(name, _)| turn(name) == now) {
+            if !kept.iter().any(|prefix| name.starts_with(prefix)) {
+                sweep.take("checkpoints", format!("{run}/{name}"), meta.size);
+            }
+        }
+        sweep.flush().await?;
+    }
+    Ok(())
 }

@@ -30,15 +30,16 @@ pub fn replace(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result
     remove(&previous)
 }
 
-/// The complete folder: `target`, or the one that stepped aside when a replacement was cut off. One without any file is
-/// none: who deletes objects leaves the folders of a file system behind.
-pub(super) fn find(target: &Path) -> Option<PathBuf> {
-    [target.to_path_buf(), sibling(target, "previous")].into_iter().find(|path| holds_files(path))
+/// The complete folder: `target`, or the one that stepped aside when a replacement was cut off.
+pub(super) fn find(target: &Path, first: &str) -> Option<PathBuf> {
+    [target.to_path_buf(), sibling(target, "previous")].into_iter().find(|path| is_whole(path, first))
 }
 
-fn holds_files(path: &Path) -> bool {
-    let Ok(mut entries) = fs::read_dir(path) else { return false };
-    entries.any(|entry| entry.is_ok_and(|entry| !entry.path().is_dir() || holds_files(&entry.path())))
+/// Whether a folder has its `first` file: who deletes a checkpoint takes that first, and leaves folders behind. One that
+/// cannot be looked into has it: whoever reads it hears why not.
+pub(super) fn is_whole(folder: &Path, first: &str) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    fs::symlink_metadata(folder.join(first)).map_or_else(|e| !matches!(e.kind(), NotFound | NotADirectory), |_| true)
 }
 
 /// Gives the files of a folder a second name below `target`: a folder that is replaced, never changed, needs no copy.
@@ -104,15 +105,16 @@ mod tests {
     }
 
     fn text(target: &Path) -> String {
-        fs::read_to_string(find(target).unwrap().join("file")).unwrap()
+        fs::read_to_string(find(target, "file").unwrap().join("file")).unwrap()
     }
 
     #[test]
-    fn a_folder_without_files_is_none() {
+    fn a_folder_without_its_first_file_is_none() {
         let run = tempfile::tempdir().unwrap();
         let target = run.path().join("last");
         fs::create_dir_all(target.join("model")).unwrap();
-        assert_eq!(find(&target), None);
+        fs::write(target.join("model/weights"), "left").unwrap();
+        assert_eq!(find(&target, "file"), None);
         put(&target, "anew");
         assert_eq!(text(&target), "anew");
     }
@@ -121,7 +123,7 @@ mod tests {
     fn a_folder_is_replaced_and_nothing_else_stays() {
         let run = tempfile::tempdir().unwrap();
         let target = run.path().join("run").join("last");
-        assert!(find(&target).is_none());
+        assert!(find(&target, "file").is_none());
         put(&target, "one");
         put(&target, "two");
         assert_eq!(text(&target), "two");

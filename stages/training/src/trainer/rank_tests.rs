@@ -449,6 +449,30 @@ fn the_discriminators_gradients_travel_with_the_towers() {
     assert_eq!(sums(Adversary::Alternating, true), without + EPOCHS * STEPS, "it learns before the encoders do");
 }
 
+/// Nothing that they exchange would tell.
+#[test]
+fn a_rank_of_another_run_is_told_by_all() {
+    let own = plan(Loss::Hinge { margin: 0.2 });
+    let other = Settings { learning_rate: 2e-2, ..own.settings.clone() };
+    let other = Plan { settings: other, ..own.clone() };
+    let world = Threads::world(2, Duration::from_secs(60));
+    let ended: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = world
+            .into_iter()
+            .zip([&own, &other])
+            .map(|(mut ranks, plan)| {
+                scope.spawn(move || {
+                    let network = Clip::init(&config(), 1, &Device::Cpu, plan.dtype).unwrap();
+                    train(network, plan, &mut ranks, None).err().map_or(String::new(), |error| error.to_string())
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(ended[1].contains("another one on rank 1 than on rank 0 (settings.learning_rate"), "{ended:?}");
+    assert!(!ended[0].is_empty(), "rank 0 does not go on alone");
+}
+
 #[test]
 fn ranks_in_single_precision_stay_close() {
     let plan = Plan { dtype: DType::F32, ..plan(Loss::InfoNce { label_smoothing: 0.0 }) };

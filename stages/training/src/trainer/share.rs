@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use models::parameters::Parameters;
+use serde_json::{Value, json};
 
+use crate::checkpoint::first_difference;
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::optimiser::{self, AdamW, HeldHistory, History};
@@ -66,6 +68,32 @@ pub(crate) fn share_bytes(bytes: &[u8], device: &Device, ranks: &mut dyn Communi
     let mut shared: Vec<u8> = ranks.broadcast(&padded, 0)?.to_device(&Device::Cpu)?.to_vec1()?;
     shared.truncate(length);
     Ok(shared)
+}
+
+/// Refuses to train with ranks of another run: one with a spec of its own, or other tables, would learn other things in
+/// every step, and nobody would hear of it. What an objective begins with is shared; its settings are among the run's.
+pub(super) fn check_one_run(identity: &Value, device: &Device, ranks: &mut dyn Communicator) -> Result<()> {
+    if ranks.world_size() == 1 {
+        return Ok(());
+    }
+    ranks.at_step(0);
+    let [model, settings, steps] = ["model", "settings", "steps_per_epoch"].map(|part| &identity[part]);
+    let own = json!({ "model": model, "settings": settings, "steps_per_epoch": steps }).to_string();
+    let first = share_bytes(own.as_bytes(), device, ranks)?;
+    let read = |bytes: &[u8]| {
+        serde_json::from_slice::<Value>(bytes).map_err(|error| Error::argument("settings of rank 0", error.to_string()))
+    };
+    match first_difference("", &read(&first)?, &read(own.as_bytes())?) {
+        None => Ok(()),
+        Some(difference) => Err(Error::argument(
+            "the run",
+            format!(
+                "is another one on rank {} than on rank 0 ({difference}): give all ranks one spec, and start them while \
+                 nobody changes the tables",
+                ranks.rank()
+            ),
+        )),
+    }
 }
 
 /// The sum over ranks of a few numbers.

@@ -16,7 +16,7 @@ use super::forward::wide;
 use super::loaded::{Loaded, Loader};
 use super::phases::StopWatch;
 use super::shards::Shards;
-use super::share::{share_bytes, share_optimiser, share_parameters, sum};
+use super::share::{check_one_run, share_bytes, share_optimiser, share_parameters, sum};
 use super::step::image_tower;
 use super::unread::{Taken, Unread};
 use super::{Execution, Settings};
@@ -163,6 +163,7 @@ impl<N: DualEncoder> Trainer<N> {
             return Err(Error::argument("source", "has no full batch: lower the batch or add rows"));
         }
         let identity = self.identity(length)?;
+        check_one_run(&identity, self.network.device(), ranks)?;
         let folder = folder.filter(|_| ranks.rank() == 0);
         let mut loaded = None;
         if let Some(folder) = folder

@@ -79,6 +79,12 @@ fn a_device_that_the_program_has_not_got_is_refused() {
     }
     let judged = ends(&call(&[&["doctor", spec][..], &profile_words, &gpu].concat()), 65);
     assert!(judged.contains("ok   device") && judged.contains("BAD  profile"), "{judged}");
+    // what is said of a step that there is not is said to nobody
+    std::fs::write(profile, slurm.to_owned() + "[stage.pretrainn]\nworkers = 7\n").unwrap();
+    for command in ["submit", "render", "doctor"] {
+        let said = ends(&call(&[&[command, spec][..], &profile_words].concat()), 65);
+        assert!(said.contains("stage.pretrainn of the profile is no step"), "{command}: {said}");
+    }
     assert!(!world.path("work").exists());
     std::fs::write(profile, slurm.to_owned() + gpus).unwrap();
     let profile = profile.to_str().unwrap();
